@@ -1,0 +1,155 @@
+"""Files that are whole or absent: hashes, canonical JSON, replacement by rename."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from drsn_edge.errors import InputError, UsageError
+
+
+def sha256_bytes(data: bytes | memoryview) -> str:
+    """SHA-256 in hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file in hex, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        while chunk := handle.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """NumPy scalars and arrays become Python's; non-finite numbers become null, so that every reader can parse it."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def dump_json(value: Any) -> str:
+    """JSON with sorted keys and a final newline: equal values give equal bytes. No NaN, no Infinity."""
+    return json.dumps(_plain(value), indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def read_json(path: Path, *, what: str = "the file") -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        InputError: Absent, not JSON, or not an object.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{what} is not there", got=path, expected="a JSON file") from None
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        raise InputError(f"{what} is not JSON", got=f"{path}: {error}", expected="a JSON object") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{what} has the wrong shape", got=f"{path}: {type(value).__name__}", expected="a JSON object")
+    return value
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace a file by rename: a reader or a killed process sees the old bytes or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`dump_json` into a file, by rename."""
+    write_bytes(path, dump_json(value).encode())
+
+
+def check_output(path: Path, *, force: bool) -> None:
+    """Refuse an output that exists.
+
+    Raises:
+        UsageError: `path` exists and `force` is false.
+    """
+    if path.exists() and not force:
+        raise UsageError("the output exists already", got=path, expected="a new name", hint="add --force to replace it")
+
+
+@contextlib.contextmanager
+def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
+    """A folder that appears under its name only when the block has ended well.
+
+    Yields a temporary folder beside `path`. On an exception it is removed and what was at `path` stays.
+
+    Raises:
+        UsageError: `path` exists and `force` is false.
+    """
+    check_output(path, force=force)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+    work.chmod(0o755)
+    try:
+        yield work
+        check_output(path, force=force)
+        replace_folder(work, path)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+def replace_folder(new: Path, path: Path) -> None:
+    """Move a finished folder to `path`; at every moment there is the old one or the new one under that name."""
+    if not path.exists():
+        new.rename(path)
+        return
+    if _exchange(new, path):
+        _remove(new)
+        return
+    # Without an atomic exchange (not Linux, or a file system that lacks it) the old steps aside for one rename.
+    aside = path.with_name(f".{path.name}.old-{os.getpid()}")
+    path.rename(aside)
+    try:
+        new.rename(path)
+    except BaseException:
+        aside.rename(path)
+        raise
+    _remove(aside)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names atomically with renameat2(2); False where the system cannot."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    at_fdcwd, rename_exchange = -100, 2  # linux/fcntl.h, linux/fs.h
+    return bool(renameat2(at_fdcwd, os.fsencode(one), at_fdcwd, os.fsencode(other), rename_exchange) == 0)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
