@@ -1,0 +1,47 @@
+"""Reshapes that only add or drop axes of one, without computing a shape at run time."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from drsn_edge.exporters.graph_tools import drop_dead, emit, graph_of, initializer, replace
+
+
+class StaticReshapePass(ir.passes.InPlacePass):
+    """Replace Reshape by Unsqueeze, Flatten or nothing.
+
+    torch builds the target shape from the batch size with Shape, Concat and Reshape; TensorRT then carries a shape
+    tensor through the engine for every threshold.
+
+    Given:  Reshape whose input and output shapes differ only in axes of one behind the first two.
+    Result: 1. `[N, C]` to `[N, C, 1, ...]`: Unsqueeze, 2. `[N, C, 1, ...]` to `[N, C]`: Flatten, 3. equal: nothing.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Apply."""
+        modified = False
+        for node in list(model.graph):
+            if node.op_type not in ("Reshape", "Squeeze"):
+                continue
+            source, target = node.inputs[0], node.outputs[0]
+            if source is None or source.shape is None or target.shape is None:
+                continue
+            before, after = list(source.shape), list(target.shape)
+            if len(before) < 2 or len(after) < 2 or before[1] != after[1] or not isinstance(before[1], int):
+                continue
+            if str(before[0]) != str(after[0]) or any(size != 1 for size in before[2:] + after[2:]):
+                continue
+            if len(before) == len(after):
+                replace(target, source)
+            elif len(after) == 2:
+                replace(target, emit(node, "Flatten", [source], attributes={"axis": 1}, like=target))
+            elif len(before) == 2:
+                axes = np.arange(2, len(after), dtype=np.int64)
+                value = initializer(graph_of(node), f"axes.{'_'.join(map(str, axes))}", axes)
+                replace(target, emit(node, "Unsqueeze", [source, value], like=target))
+            else:
+                continue
+            modified = True
+        drop_dead(model.graph)
+        return ir.passes.PassResult(model, modified)

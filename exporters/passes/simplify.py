@@ -1,0 +1,41 @@
+"""Constants folded, dead nodes and identities gone."""
+
+from __future__ import annotations
+
+import logging
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+from onnxscript.optimizer import fold_constants
+
+from drsn_edge.exporters.graph_tools import drop_dead, replace
+
+# Operators that do nothing at inference time.
+_TRANSPARENT = {"Identity", "Dropout"}
+
+
+class SimplifyPass(ir.passes.InPlacePass):
+    """Fold what is constant, and drop what does nothing.
+
+    Given:  any model of one graph.
+    Result: 1. no computation on constants alone (shape arithmetic of fixed dimensions included),
+            2. no Identity, no Dropout, no Constant node (constants are initializers),
+            3. no node or initializer that nobody reads,
+            4. shapes inferred wherever onnx can.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Apply."""
+        # onnxscript logs every node that it leaves alone; nobody asked.
+        logging.getLogger("onnxscript").setLevel(logging.ERROR)
+        fold_constants(model)
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+        for node in list(model.graph):
+            if node.op_type in _TRANSPARENT and node.inputs[0] is not None:
+                source = node.inputs[0]
+                if node.outputs[0].is_graph_output() and (source.is_graph_input() or source.is_graph_output()):
+                    continue  # an output that is an input needs its Identity
+                replace(node.outputs[0], source)
+        drop_dead(model.graph)
+        common.ShapeInferencePass()(model)
+        return ir.passes.PassResult(model, modified=True)

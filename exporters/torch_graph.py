@@ -1,0 +1,76 @@
+"""A PyTorch network as a canonical graph."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+
+import onnx_ir as ir
+import torch
+
+from drsn_edge.exporters.canonical import INPUT, OUTPUT, CanonicalGraph, CanonicalOptions, canonicalise
+from drsn_edge.signals.contract import SignalContract
+
+
+def export_network(
+    network: torch.nn.Module,
+    *,
+    contract: SignalContract,
+    labels: tuple[str, ...],
+    options: CanonicalOptions | None = None,
+) -> CanonicalGraph:
+    """Trace a network with torch's exporter and bring the result into canonical form.
+
+    Args:
+        network: Takes raw windows `[batch, *contract.shape]`, gives logits `[batch, len(labels)]`; evaluation mode is
+            set on a copy, the network itself is not changed.
+        contract: Of its windows.
+        labels: Class names.
+        options: How the graph is written.
+
+    Raises:
+        InputError: The traced graph has another shape than contract and labels say.
+    """
+    traced = copy.deepcopy(network).to("cpu", torch.float32).eval().requires_grad_(False)
+    # Two windows: a batch of one would be taken for a fixed size.
+    example = torch.zeros(2, *contract.shape)
+    with _quiet():
+        program = torch.onnx.export(
+            traced,
+            (example,),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            external_data=False,
+            # Our own passes fold, so that a foreign graph goes the very same way.
+            optimize=False,
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned nothing")
+    model = program.model
+    if not isinstance(model, ir.Model):
+        raise TypeError(f"torch.onnx.export made a {type(model).__name__}, not an onnx_ir model")
+    return canonicalise(model, contract=contract, labels=labels, options=options)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Torch's exporter logs missing torchvision operators and prints its progress; neither concerns the user."""
+    names = ("torch.onnx", "torch.onnx._internal.exporter._registration", "torch.export", "onnxscript", "onnx_ir")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
