@@ -1,0 +1,31 @@
+"""NumPy arrays, `[samples]` or two axes of which the longer one is time. Pickles are refused: they are programs."""
+
+from __future__ import annotations
+
+import pickle
+import tokenize
+from pathlib import Path
+
+import numpy as np
+
+from drsn_edge.signals.readers import Signal, pick, stack, unnamed, unreadable
+
+
+def read(path: Path, wanted: tuple[str, ...] | None) -> Signal:
+    """All channels, or the wanted ones by number.
+
+    Raises:
+        InputError: Not a whole array of numbers, a pickle, or without the channel.
+    """
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError, pickle.UnpicklingError, tokenize.TokenError) as error:
+        raise unreadable(path, "NumPy array", error) from None
+    if not isinstance(array, np.ndarray):
+        raise unreadable(path, "NumPy array", "an archive of arrays, which belongs into a .npz file")
+    samples = stack(array, "the array", path)
+    names = unnamed(samples.shape[0])
+    if wanted is not None:
+        places = pick(names, wanted, path)
+        samples, names = samples[places], tuple(names[place] for place in places)
+    return Signal(samples, None, names)

@@ -1,0 +1,46 @@
+"""NumPy archives: one array for each signal, and a scalar such as `sample_rate_hz` if the file knows its rate."""
+
+from __future__ import annotations
+
+import pickle
+import tokenize
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from drsn_edge.signals.readers import RATE_NAMES, Signal, rate_of, unreadable
+from drsn_edge.signals.readers.variables import Variable, choose
+
+_DAMAGE = (
+    ValueError,
+    EOFError,
+    OSError,
+    KeyError,
+    RuntimeError,  # an encrypted member, an unknown compression
+    pickle.UnpicklingError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def read(path: Path, wanted: tuple[str, ...] | None) -> Signal:
+    """The only signal of the archive, or the wanted ones by name.
+
+    Raises:
+        InputError: Not a whole archive, a pickle inside, or without the array.
+    """
+    try:
+        # Opened here, because NumPy leaves its own handle open when the archive is damaged.
+        with path.open("rb") as handle:
+            archive = np.load(handle, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
+                raise unreadable(path, "NumPy archive", "a single array, which belongs into a .npy file")
+            arrays = {name: archive[name] for name in archive.files}
+    except _DAMAGE as error:
+        raise unreadable(path, "NumPy archive", error) from None
+    rate = next((rate_of(arrays.pop(name), path) for name in RATE_NAMES if name in arrays), None)
+    variables = {name: Variable(array.shape, array.dtype.kind in "iuf") for name, array in arrays.items()}
+    return choose(path, variables, wanted, arrays.__getitem__, rate)

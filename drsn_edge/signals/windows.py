@@ -1,0 +1,199 @@
+"""Windows cut from recordings, and which of them are independent of each other."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from drsn_edge.errors import InputError, UsageError
+from drsn_edge.signals.contract import SignalContract
+from drsn_edge.signals.datasets import Dataset
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of one recording: samples `start` up to but without `stop` of `dataset.recordings[recording]`."""
+
+    recording: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Raw windows with their classes.
+
+    Attributes:
+        x: `[N, C, W]` float32, as measured; `[N, C, H, W]` when the contract says that a window is a picture.
+        y: `[N]` int64, index into `labels`.
+        cluster: `[N]` int64, the independent (non-overlapping) window that each belongs to. Intervals are computed over
+            clusters: overlapping windows and repeated noise draws are not new evidence.
+        labels: Class names.
+
+    Raises:
+        InputError: The arrays do not fit together.
+    """
+
+    x: NDArray[np.float32]
+    y: NDArray[np.int64]
+    cluster: NDArray[np.int64]
+    labels: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        good = (
+            self.x.ndim in (3, 4)
+            and self.x.dtype == np.float32
+            and self.y.shape == self.cluster.shape == self.x.shape[:1]
+            and (self.y.size == 0 or (self.y.min() >= 0 and self.y.max() < len(self.labels)))
+        )
+        if not good:
+            raise InputError(
+                "the windows do not fit together",
+                got=f"x {self.x.dtype}{list(self.x.shape)}, y {list(self.y.shape)}, cluster "
+                f"{list(self.cluster.shape)}, {len(self.labels)} labels",
+                expected="x float32[N, C, W] or [N, C, H, W], y and cluster [N], every y an index into labels",
+            )
+
+    def __len__(self) -> int:
+        return int(self.x.shape[0])
+
+    def select(self, indices: ArrayLike) -> Windows:
+        """Some of the windows, by index or by mask, in the order given."""
+        index: NDArray[Any] = np.asarray(indices)
+        if index.size == 0:
+            index = index.astype(np.int64)  # an empty list is an array of floats to NumPy
+        return Windows(x=self.x[index], y=self.y[index], cluster=self.cluster[index], labels=self.labels)
+
+    @property
+    def independent(self) -> int:
+        """How many independent windows these are."""
+        return int(np.unique(self.cluster).size)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over `x` and `y`: what calibration data and golden vectors are bound to."""
+        digest = hashlib.sha256(f"{self.x.shape}".encode())
+        digest.update(np.ascontiguousarray(self.x, dtype="<f4").tobytes())
+        digest.update(np.ascontiguousarray(self.y, dtype="<i8").tobytes())
+        return digest.hexdigest()
+
+
+def cut(
+    dataset: Dataset,
+    segments: Sequence[Segment],
+    contract: SignalContract,
+    *,
+    hop: int | None = None,
+    labels: Sequence[str] | None = None,
+) -> Windows:
+    """Every window that lies wholly within a segment, `hop` samples apart from the segment's start.
+
+    Args:
+        dataset: Where the recordings are.
+        segments: What to cut, as a split names it.
+        contract: Window, hop and what every recording must keep.
+        hop: Instead of the contract's; `contract.window` gives windows that do not overlap.
+        labels: The classes of a model, in its order (`split.labels`); by default all of the data set's.
+
+    Raises:
+        ContractError: A recording does not keep the contract.
+        InputError: No segment holds a window, a segment outside its recording, or a class that is not in `labels`.
+        UsageError: `hop` below one.
+    """
+    step = contract.hop if hop is None else hop
+    if step < 1:
+        raise UsageError("the hop cannot be used", got=step, expected="at least 1 sample")
+    return _gather(dataset, segments, contract, lambda room: np.arange(0, room + 1, step), labels)
+
+
+def shifts(
+    dataset: Dataset,
+    segments: Sequence[Segment],
+    contract: SignalContract,
+    *,
+    draws: int,
+    labels: Sequence[str] | None = None,
+) -> Windows:
+    """The windows that do not overlap, each seen at `draws` evenly spaced shifts: several clean draws of each.
+
+    A shift that would reach past the segment's end is left out, so the last window of a segment may have fewer.
+    Arguments and errors as for `cut`; `draws` is 1 to `contract.window`.
+    """
+    window = contract.window
+    if not 1 <= draws <= window:
+        raise UsageError("the number of draws cannot be used", got=draws, expected=f"1 to {window}, the window")
+    shift = np.arange(draws) * window // draws
+
+    def starts(room: int) -> NDArray[np.int64]:
+        every = (np.arange(room // window + 1)[:, None] * window + shift).ravel()
+        return every[every <= room]
+
+    return _gather(dataset, segments, contract, starts, labels)
+
+
+def _gather(
+    dataset: Dataset,
+    segments: Sequence[Segment],
+    contract: SignalContract,
+    starts_within: Callable[[int], NDArray[np.int64]],
+    labels: Sequence[str] | None,
+) -> Windows:
+    """Windows at `starts_within(room)` of every segment, where `room` is the last start that fits."""
+    names = dataset.labels if labels is None else tuple(labels)
+    plans: list[tuple[Segment, NDArray[np.int64], int]] = []
+    for segment in segments:
+        room = segment.stop - segment.start - contract.window
+        _check(dataset, segment, contract, names)
+        if room >= 0:
+            label = names.index(dataset.recordings[segment.recording].label)
+            plans.append((segment, starts_within(room), label))
+    total = sum(starts.size for _, starts, _ in plans)
+    if total == 0:
+        longest = max((segment.stop - segment.start for segment in segments), default=0)
+        raise InputError(
+            f"{dataset.spec} yields no window here",
+            got=f"{len(segments)} segments, the longest of {longest} samples",
+            expected=f"at least one of {contract.window} samples, the window",
+            hint="take longer recordings, another part of the split, or train with a shorter --window",
+        )
+    x = np.empty((total, len(contract.channels), contract.window), dtype=np.float32)
+    y = np.empty(total, dtype=np.int64)
+    cluster = np.empty(total, dtype=np.int64)
+    at = clusters = 0
+    for segment, starts, label in plans:
+        stretch = dataset.recordings[segment.recording].signal[:, segment.start : segment.stop]
+        views = np.lib.stride_tricks.sliding_window_view(stretch, contract.window, axis=1)
+        rows = slice(at, at + starts.size)
+        x[rows] = views[:, starts].swapaxes(0, 1)
+        y[rows] = label
+        cluster[rows] = clusters + starts // contract.window
+        at += starts.size
+        clusters += (segment.stop - segment.start) // contract.window
+    return Windows(x=x.reshape(total, *contract.shape), y=y, cluster=cluster, labels=names)
+
+
+def _check(dataset: Dataset, segment: Segment, contract: SignalContract, names: tuple[str, ...]) -> None:
+    if not 0 <= segment.recording < len(dataset.recordings):
+        raise InputError(
+            f"a segment names a recording that {dataset.spec} does not have",
+            got=segment,
+            expected=f"a recording from 0 to {len(dataset.recordings) - 1}",
+        )
+    recording = dataset.recordings[segment.recording]
+    contract.check(recording)
+    if not 0 <= segment.start < segment.stop <= recording.samples:
+        raise InputError(
+            f"a segment lies outside its recording {recording.source}",
+            got=f"samples {segment.start} to {segment.stop}",
+            expected=f"within 0 to {recording.samples}",
+        )
+    if recording.label not in names:
+        raise InputError(
+            f"{recording.source} has a class that is not among those asked for",
+            got=recording.label,
+            expected=", ".join(names),
+        )
