@@ -6,6 +6,7 @@ import io
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,7 @@ class Golden:
 
     def to_bytes(self) -> bytes:
         """An `.npz` file; equal values give equal bytes."""
-        arrays = {"windows": self.windows, "y": self.y, "snr_db": self.snr_db}
+        arrays: dict[str, NDArray[Any]] = {"windows": self.windows, "y": self.y, "snr_db": self.snr_db}
         arrays |= {f"logits.{name}": value for name, value in sorted(self.logits.items())}
         arrays |= {f"threshold.{name}": value for name, value in sorted(self.thresholds.items())}
         stream = io.BytesIO()

@@ -1,0 +1,73 @@
+"""Ranges of the tensors that will be quantized, from one streaming pass of the FP32 graph over the windows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from drsn_edge.calibration.observers import RangeObserver
+from drsn_edge.errors import InputError
+from drsn_edge.exporters.canonical import parse, serialise
+from drsn_edge.progress import SILENT, Progress
+from drsn_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
+
+
+def tap(data: bytes, tensors: Sequence[str]) -> bytes:
+    """The file of a graph with inner tensors as further outputs.
+
+    Raises:
+        InputError: A tensor that the graph does not have.
+    """
+    model = parse(data)
+    values = {value.name: value for node in model.graph for value in node.outputs}
+    for name in tensors:
+        if name not in values:
+            raise InputError(
+                "the graph has no such tensor", got=name, expected="a tensor of this graph",
+                hint="make the plan from the graph that it is for",
+            )  # fmt: skip
+        value = values[name]
+        if not value.is_graph_output():
+            if value.dtype is None:
+                value.type = ir.TensorType(ir.DataType.FLOAT)
+            model.graph.outputs.append(value)
+    return serialise(model)
+
+
+def observe(
+    data: bytes,
+    windows: NDArray[np.float32],
+    *,
+    tensors: Sequence[str],
+    batch: int = 32,
+    threads: int | None = None,
+    progress: Progress = SILENT,
+) -> dict[str, RangeObserver]:
+    """Run a graph over windows and watch its tensors.
+
+    Memory: one batch of activations and one histogram per tensor, however many windows there are.
+
+    Args:
+        data: FP32 graph.
+        windows: `[N, C, ...]` raw.
+        tensors: Names of the values to watch.
+        batch: Windows per run.
+        threads: Of ONNX Runtime.
+        progress: Where steps go.
+    """
+    observers = {name: RangeObserver() for name in tensors}
+    wanted = list(dict.fromkeys(tensors))
+    with (
+        OnnxRuntimeRunner(tap(data, wanted), threads=threads) as runner,
+        progress.step("calibration", total=len(windows)) as step,
+    ):
+        for start in range(0, len(windows), batch):
+            piece = windows[start : start + batch]
+            outputs = runner.run({"window": piece})
+            for name in wanted:
+                observers[name].update(outputs[name])
+            step.advance(len(piece))
+    return observers

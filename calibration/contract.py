@@ -1,0 +1,134 @@
+"""The calibration contract: scales, and the hashes of everything that they depend on."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from drsn_edge.calibration.plan import PrecisionPlan
+from drsn_edge.errors import InputError
+from drsn_edge.files import dump_json, sha256_bytes
+
+FORMAT_VERSION = 1
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a value's canonical JSON."""
+    return sha256_bytes(dump_json(value).encode())
+
+
+@dataclass(frozen=True)
+class Bindings:
+    """Hashes of what the scales were measured on.
+
+    Attributes:
+        weights: Of the weights (safetensors; for a foreign graph, of its canonical file).
+        data: Of the calibration windows, noise included.
+        contract: Of the signal contract.
+        plan: Of the precision plan.
+        tools: Versions of drsn-edge, onnx, onnxruntime and numpy.
+    """
+
+    weights: str
+    data: str
+    contract: str
+    plan: str
+    tools: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A scale per quantized tensor, with how and on what it was found.
+
+    Attributes:
+        method: Range method that won on held-out windows, e.g. `percentile 99.99`.
+        scales: Activation scale by layer; real value = scale * integer.
+        plan: The precision plan.
+        bindings: What the scales belong to.
+        windows: Calibration windows seen.
+        trials: Cost of each method tried on the held-out windows.
+    """
+
+    method: str
+    scales: Mapping[str, float]
+    plan: PrecisionPlan
+    bindings: Bindings
+    windows: int
+    trials: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, sealed with a hash over all of them."""
+        body: dict[str, Any] = {
+            "format_version": FORMAT_VERSION,
+            "method": self.method,
+            "scales": dict(self.scales),
+            "plan": self.plan.to_json(),
+            "bindings": dataclasses.asdict(self.bindings) | {"tools": dict(self.bindings.tools)},
+            "windows": self.windows,
+            "trials": dict(self.trials),
+        }
+        return body | {"seal": digest(body)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Calibration:
+        """The calibration that `to_json` wrote.
+
+        Raises:
+            InputError: Another format, a broken seal, or values that cannot be scales.
+        """
+        body = {key: item for key, item in value.items() if key != "seal"}
+        if body.get("format_version") != FORMAT_VERSION:
+            raise InputError(
+                "the calibration has another format version", got=body.get("format_version"), expected=FORMAT_VERSION
+            )
+        if value.get("seal") != digest(body):
+            raise InputError(
+                "the calibration was changed after it was written",
+                got=f"seal {value.get('seal')}",
+                expected=f"seal {digest(body)}",
+                hint="calibrate again; scales are not edited by hand",
+            )
+        try:
+            plan = PrecisionPlan.from_json(body["plan"])
+            calibration = cls(
+                method=str(body["method"]),
+                scales={str(name): float(scale) for name, scale in body["scales"].items()},
+                plan=plan,
+                bindings=Bindings(**body["bindings"]),
+                windows=int(body["windows"]),
+                trials={str(name): float(cost) for name, cost in body["trials"].items()},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError("the calibration has the wrong fields", got=error, expected="those of to_json") from None
+        bad = [f"{name}: {scale}" for name, scale in calibration.scales.items() if not (0 < scale < math.inf)]
+        if bad:
+            raise InputError("the calibration holds a scale that is none", got=bad[0], expected="a positive number")
+        if calibration.bindings.plan != digest(plan.to_json()):
+            raise InputError(
+                "the calibration belongs to another plan",
+                got=calibration.bindings.plan,
+                expected=digest(plan.to_json()),
+            )
+        return calibration
+
+    def check(self, *, weights: str, contract: Mapping[str, Any]) -> None:
+        """Refuse scales that were measured for something else.
+
+        Raises:
+            InputError: What differs.
+        """
+        current = {"weights": weights, "contract": digest(contract)}
+        for name, found in current.items():
+            bound = getattr(self.bindings, name)
+            if bound != found:
+                raise InputError(
+                    f"the calibration belongs to other {name}"
+                    if name == "weights"
+                    else f"the calibration belongs to another {name}",
+                    got=f"{name} {found}",
+                    expected=f"{name} {bound}",
+                    hint="calibrate again: export with --calibrate DATASET",
+                )

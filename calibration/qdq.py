@@ -1,0 +1,90 @@
+"""Explicit Q/DQ pairs, as every TensorRT from 8.5 on reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from drsn_edge.calibration.observers import weight_scales
+from drsn_edge.exporters.graph_tools import constant, consumers, emit, graph_of, initializer
+
+
+class QuantizePass(ir.passes.InPlacePass):
+    """Put a Q/DQ pair on the input and on the weights of chosen convolutions.
+
+    Given:  convolutions in FP32 with constant weights (in a typed FP16 graph: kept FP32 by `HalfPrecisionPass`).
+    Result: 1. input: QuantizeLinear, DequantizeLinear, one scale; pairs are shared by convolutions of one input,
+            2. weights: float, QuantizeLinear, DequantizeLinear, a scale per output channel (TensorRT 8.x reads no int8
+               constants), rounded here so that no reader rounds otherwise,
+            3. zero-points are explicit int8 zeros (8.x demands the third input), scales are FP32 constants (8.x reads
+               them through a float pointer whatever their type), the bias stays float,
+            4. `kernel_shape` is written (before 10.4 nothing else tells the kernel when weights are computed),
+            5. no pair stands on an output: shrinkage follows, and reads the full sum.
+
+    Args:
+        scales: Activation scale by node name.
+    """
+
+    def __init__(self, scales: Mapping[str, float]) -> None:
+        super().__init__()
+        self.scales = dict(scales)
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Apply."""
+        nodes = {node.name: node for node in model.graph}
+        for name, scale in self.scales.items():
+            node = nodes.get(name)
+            if node is None or node.op_type != "Conv":
+                raise ir.passes.PreconditionError(f"there is no convolution {name}")
+            if not (np.isfinite(scale) and scale > 0):
+                raise ir.passes.PreconditionError(f"the scale of {name} is {scale}, not a positive number")
+            self._weights(node)
+            self._input(node, scale)
+        model.graph.sort()
+        return ir.passes.PassResult(model, modified=bool(self.scales))
+
+    def _input(self, node: ir.Node, scale: float) -> None:
+        source, graph = node.inputs[0], graph_of(node)
+        if source is None or source.dtype != ir.DataType.FLOAT:
+            raise ir.passes.PreconditionError(f"the input of {node.name} is not FP32")
+        for use in source.uses():
+            if use.node.op_type == "QuantizeLinear" and _scale(use.node) == np.float32(scale):
+                (restore,) = consumers(use.node.outputs[0])
+                node.replace_input_with(0, restore.outputs[0])
+                return
+        step = initializer(graph, f"{node.name}.input_scale", np.asarray(scale, np.float32))
+        zero = initializer(graph, "zero_point", np.zeros((), np.int8))
+        quantized = emit(
+            node, "QuantizeLinear", [source, step, zero], shape=source.shape, dtype=ir.DataType.INT8,
+            name=f"{node.name}.input/QuantizeLinear",
+        )  # fmt: skip
+        restored = emit(
+            node, "DequantizeLinear", [quantized, step, zero], like=source, name=f"{node.name}.input/DequantizeLinear"
+        )
+        node.replace_input_with(0, restored)
+
+    def _weights(self, node: ir.Node) -> None:
+        value, graph = node.inputs[1], graph_of(node)
+        weight = constant(value)
+        if value is None or weight is None or weight.dtype != np.float32:
+            raise ir.passes.PreconditionError(f"the weights of {node.name} are not FP32 constants")
+        scales = weight_scales(weight)
+        step = initializer(graph, f"{value.name}_scale", scales)
+        zero = initializer(graph, f"{value.name}_zero_point", np.zeros(len(scales), np.int8))
+        quantized = emit(
+            node, "QuantizeLinear", [value, step, zero], attributes={"axis": 0}, shape=value.shape,
+            dtype=ir.DataType.INT8, name=f"{node.name}.weight/QuantizeLinear",
+        )  # fmt: skip
+        restored = emit(
+            node, "DequantizeLinear", [quantized, step, zero], attributes={"axis": 0}, like=value,
+            name=f"{node.name}.weight/DequantizeLinear",
+        )  # fmt: skip
+        node.replace_input_with(1, restored)
+        node.attributes["kernel_shape"] = ir.AttrInt64s("kernel_shape", list(weight.shape[2:]))
+
+
+def _scale(node: ir.Node) -> np.float32:
+    array = constant(node.inputs[1])
+    return np.float32("nan") if array is None else np.float32(array.reshape(-1)[0])
