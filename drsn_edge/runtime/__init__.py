@@ -1,4 +1,4 @@
-"""Running networks: one class per backend, CUDA, and what can be known of a plan before it is loaded. No torch, no onnx."""
+"""Running networks: one class per backend, CUDA, and what a plan says of itself. Never torch, never onnx."""
 
 from drsn_edge.runtime.runner import RUNNERS, Runner, TensorSpec, open_runner, run_batched
 

@@ -27,7 +27,7 @@ RUNNERS: dict[str, str] = {
     "torch": "drsn_edge.model.runner:TorchRunner",
     "onnxruntime": "drsn_edge.runtime.onnxruntime_runner:OnnxRuntimeRunner",
     "tensorrt": "drsn_edge.runtime.tensorrt_runner:TensorRTRunner",
-    "tensorrt-rtx": "drsn_edge.runtime.tensorrt_runner:RtxRunner",
+    "tensorrt-rtx": "drsn_edge.runtime.rtx_runner:RtxRunner",
 }
 
 
@@ -206,7 +206,7 @@ def open_runner(name: str, path: Path | str, **options: Any) -> Runner:
     try:
         inspect.signature(cls).bind(path, **options)
     except TypeError as error:
-        known = [option for option in inspect.signature(cls).parameters][1:]
+        known = list(inspect.signature(cls).parameters)[1:]
         raise UsageError(
             f"the {name} runner cannot be opened so", got=f"{sorted(options)}: {error}", expected=", ".join(known)
         ) from None
