@@ -174,4 +174,4 @@ class _Judge:
         units = drift(self.reference, found, "onnx-int8")
         if not units:
             return logits
-        return logits + float(np.mean([unit.tau_relative_error + unit.dead_zone_flips for unit in units]))
+        return logits + float(np.mean([unit.tau_relative_error + (unit.dead_zone_flips or 0.0) for unit in units]))

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from drsn_edge.errors import HashMismatch, InputError, UsageError
-from drsn_edge.files import dump_json, new_folder, replace_folder, sha256_bytes, sha256_file, write_bytes
+from drsn_edge.files import check_output, dump_json, new_folder, replace_folder, sha256_bytes, sha256_file, write_bytes
 from drsn_edge.signals.contract import SignalContract
 
 FORMAT_VERSION = 1
@@ -235,20 +235,36 @@ def write_bundle(
     Raises:
         UsageError: `path` exists and `force` is false, or it is something else than a bundle.
     """
-    if path.exists() and force and not (path / MANIFEST).is_file():
+    check_bundle_output(path, force=force)
+    with new_folder(path, force=force) as work:
+        fill_folder(work, manifest, files)
+    return Bundle.open(path)
+
+
+def fill_folder(folder: Path, manifest: Mapping[str, Any], files: Mapping[str, NewFile]) -> Bundle:
+    """Write a bundle's files into a folder that is not under its final name yet."""
+    for name, item in files.items():
+        write_bytes(folder / _safe(name), item.data)
+    entries = {name: _entry_json(item) for name, item in files.items()}
+    complete = {**manifest, "format_version": FORMAT_VERSION, "files": entries}
+    write_bytes(folder / MANIFEST, dump_json(complete).encode())
+    return Bundle.open(folder)
+
+
+def check_bundle_output(path: Path, *, force: bool) -> None:
+    """Refuse a name that is taken; with `force`, one that is taken by something else than a bundle.
+
+    Raises:
+        UsageError: It is.
+    """
+    check_output(path, force=force)
+    if path.exists() and not (path / MANIFEST).is_file():
         raise UsageError(
             "--force replaces bundles only",
             got=f"{path} without {MANIFEST}",
             expected="a bundle, or a name that is free",
             hint="remove it yourself, or choose another name",
         )
-    entries = {name: _entry_json(item) for name, item in files.items()}
-    with new_folder(path, force=force) as work:
-        for name, item in files.items():
-            write_bytes(work / _safe(name), item.data)
-        complete = {**manifest, "format_version": FORMAT_VERSION, "files": entries}
-        write_bytes(work / MANIFEST, dump_json(complete).encode())
-    return Bundle.open(path)
 
 
 def _entry_json(item: NewFile) -> dict[str, Any]:
