@@ -145,7 +145,7 @@ def _mesh(state: str, specimen: _Specimen, turns: Array) -> Array:
         "broken-tooth": (0.6, 0.6, 0.10),
         "missing-tooth": (1.0, 0.0, 0.30),
     }.get(state, (0.0, 0.0, 0.0))
-    modulation = (
+    modulation: Array = (
         1
         + (specimen.sidebands[0] + eccentric) * np.cos(shaft + specimen.phase[3])
         + specimen.sidebands[1] * np.cos(shaft * _TEETH / _WHEEL + specimen.phase[4])
