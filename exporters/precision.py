@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from drsn_edge.errors import InputError
 from drsn_edge.exporters.canonical import CanonicalGraph, parse
+from drsn_edge.exporters.passes.emulate import EmulateHalfPass
 from drsn_edge.exporters.passes.half import HalfPrecisionPass
 from drsn_edge.exporters.passes.probes import ProbePass, TelemetryPass
 from drsn_edge.exporters.units import find_units
@@ -45,6 +46,11 @@ def to_half(graph: CanonicalGraph, *, options: HalfOptions | None = None) -> Can
 def with_probes(data: bytes) -> bytes:
     """The file of a graph with threshold, zeroed share and shrunk features of every unit as further outputs."""
     return _with(ProbePass(), data)
+
+
+def emulated(data: bytes) -> bytes:
+    """The file of a graph whose FP16 arithmetic ONNX Runtime shows on a CPU; the same bytes where nothing is FP16."""
+    return _with(EmulateHalfPass(), data)
 
 
 def with_telemetry(data: bytes) -> bytes:

@@ -8,7 +8,7 @@ import onnx_ir as ir
 from drsn_edge.exporters.graph_tools import constant, emit, graph_of, initializer
 
 HALF_MAX = float(np.finfo(np.float16).max)
-# Sums over thousands of positions; GPUs do not say in what type they add them up. Abs belongs to the mean that reads it.
+# Sums over thousands of positions: GPUs do not say in what type they add them up. Abs goes with the mean that reads it.
 _FP32_OPS = ("Abs", "GlobalAveragePool", "ReduceMean")
 
 
