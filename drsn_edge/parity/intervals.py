@@ -1,0 +1,232 @@
+"""Intervals of rates over draws that are clustered by window, and the exact paired test."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drsn_edge.errors import InputError
+from drsn_edge.parity import betabinomial
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A rate with its interval.
+
+    Attributes:
+        rate: Share of the draws.
+        low: Lower end.
+        high: Upper end.
+        windows: Independent windows.
+        draws: Draws in all.
+        design_effect: Measured variance over that of independent draws, at least 1; None where no draw or every draw
+            shows the event, and nothing could be measured.
+    """
+
+    rate: float
+    low: float
+    high: float
+    windows: int
+    draws: int
+    design_effect: float | None
+
+
+def wilson(k: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a proportion (Wilson, JASA 22, 1927): `k` of `n` independent draws.
+
+    Raises:
+        InputError: Not 0 <= k <= n, n not positive, or confidence not between 0 and 1.
+    """
+    if not (n > 0 and 0 <= k <= n):
+        raise InputError("a proportion is impossible", got=f"{k} of {n}", expected="0 <= k <= n, n at least 1")
+    _check_confidence(confidence)
+    return _score_interval(k / n, n, NormalDist().inv_cdf(0.5 + confidence / 2))
+
+
+def clustered(changed: NDArray[Any], cluster: NDArray[Any], confidence: float = 0.95) -> Interval:
+    """`clustered_counts`, from one entry per draw.
+
+    Args:
+        changed: Whether the draw shows the event, bool `[draws]`.
+        cluster: The independent window that the draw belongs to, int `[draws]`.
+        confidence: Probability that the interval holds the rate.
+
+    Raises:
+        InputError: No draws, or the two differ in length.
+    """
+    if changed.shape != cluster.shape or changed.ndim != 1 or changed.size == 0:
+        raise InputError(
+            "draws and clusters do not fit together",
+            got=f"shapes {changed.shape} and {cluster.shape}",
+            expected="one cluster per draw, at least one draw",
+        )
+    _, index = np.unique(cluster, return_inverse=True)
+    return clustered_counts(np.bincount(index, weights=changed.astype(np.float64)), np.bincount(index), confidence)
+
+
+def clustered_counts(events: NDArray[Any], draws: NDArray[Any], confidence: float = 0.95) -> Interval:
+    """Interval of a rate whose draws are clustered by window: the wider, at each end, of two.
+
+    1. Cluster-robust Wilson: the effective number of draws is `draws / design effect`, where the design effect is the
+       variance between windows over the binomial one, at least 1, and the quantile is Student's with windows - 1
+       degrees of freedom. Right for any kind of clustering once some ten windows show the event; too short before.
+       With one window only, that window counts as one draw.
+    2. Beta-binomial, integrated over the correlation within windows (`betabinomial.interval`). Right when few windows
+       show the event, but it trusts the shape of the beta distribution when many do. It alone speaks when no draw, or
+       every draw, shows the event: then the draws cannot tell how strongly they cluster, and its prior does.
+
+    Coverage of the stated 95 %, 2,000 simulated repetitions for each of 64 settings (rates of 0.3 to 10 %, beta
+    distributed over 60 or 250 windows, 10 or 40 draws each, correlation within a window 0 to 0.3): 94.4 to 97.5 % in 57
+    of them. The others are conservative, up to 98.5 %: rates up to 1 % with so few windows able to show the event that
+    the upper end cannot be missed. Where single windows change in every draw or in none (correlation 1) and none of
+    them was met, the upper end is too low: more draws do not replace windows.
+
+    Args:
+        events: Draws of each window that show the event.
+        draws: Draws of each window, at least one.
+        confidence: Probability that the interval holds the rate.
+
+    Raises:
+        InputError: No windows, a window without draws or with more events than draws, a bad confidence.
+    """
+    k: NDArray[np.int64] = np.asarray(np.rint(events), dtype=np.int64)
+    m: NDArray[np.int64] = np.asarray(np.rint(draws), dtype=np.int64)
+    if k.shape != m.shape or k.ndim != 1 or k.size == 0 or (m < 1).any() or (k < 0).any() or (k > m).any():
+        raise InputError(
+            "events and draws per window do not fit together",
+            got=f"{k.size} windows with {k.sum()} events, {m.size} windows with {m.sum()} draws",
+            expected="at least one window, each with one draw or more and no more events than draws",
+        )
+    _check_confidence(confidence)
+    order = np.lexsort((k, m))  # sums in floating point come out the same whatever order the windows came in
+    k, m = k[order], m[order]
+    windows, total = len(k), int(m.sum())
+    rate = int(k.sum()) / total
+    low, high = betabinomial.interval(k, m, confidence)
+    effect = None
+    if 0 < rate < 1:
+        effect = _design_effect(k, m, rate)
+        robust = _score_interval(rate, total / effect, student_quantile(0.5 + confidence / 2, max(windows - 1, 1)))
+        low, high = min(low, robust[0]), max(high, robust[1])
+    return Interval(rate, min(low, rate), max(high, rate), windows, total, effect)
+
+
+def _design_effect(events: NDArray[np.int64], draws: NDArray[np.int64], rate: float) -> float:
+    windows, total = len(events), int(draws.sum())
+    if windows == 1:
+        return float(total)
+    spread = float(np.sum((events - rate * draws) ** 2)) * windows / (windows - 1)  # of a ratio estimator
+    return max(1.0, spread / (total * rate * (1 - rate)))
+
+
+def _score_interval(rate: float, n: float, quantile: float) -> tuple[float, float]:
+    square = quantile**2
+    middle = (rate + square / (2 * n)) / (1 + square / n)
+    half = quantile / (1 + square / n) * math.sqrt(rate * (1 - rate) / n + square / (4 * n * n))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def student_quantile(probability: float, freedom: int) -> float:
+    """Quantile of Student's t: exact for one and two degrees of freedom, else Fisher's expansion (good to 1 %)."""
+    if freedom == 1:
+        return math.tan(math.pi * (probability - 0.5))
+    if freedom == 2:
+        return (2 * probability - 1) / math.sqrt(2 * probability * (1 - probability))
+    z = NormalDist().inv_cdf(probability)
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )  # Abramowitz and Stegun 26.7.5
+    return z + math.fsum(term / freedom**power for power, term in enumerate(terms, start=1))
+
+
+def mcnemar_exact(b: int, c: int) -> float:
+    """Two-sided exact McNemar test: how likely so uneven a split is when losing and gaining are equally likely.
+
+    Args:
+        b: Pairs that only the reference gets right.
+        c: Pairs that only the candidate gets right.
+
+    Raises:
+        InputError: A negative count.
+    """
+    if b < 0 or c < 0:
+        raise InputError("a count of pairs is negative", got=f"{b} and {c}", expected="two counts, 0 or more")
+    n, k = b + c, min(b, c)
+    if n == 0:
+        return 1.0
+    step = np.arange(1, k + 1, dtype=np.float64)
+    # log of C(n, 0..k): the numbers themselves overflow from n = 1030 on
+    log_choose = np.concatenate([[0.0], np.cumsum(np.log(n - step + 1) - np.log(step))])
+    log_sum = log_choose[-1] + math.log(float(np.exp(log_choose - log_choose[-1]).sum()))
+    return min(1.0, math.exp(log_sum - (n - 1) * math.log(2)))
+
+
+def lowest_upper_end(windows: int, draws: int, confidence: float = 0.95) -> float:
+    """The upper end when no draw shows the event: a limit below it cannot be met with these numbers."""
+    per_window = np.full(windows, draws // windows, dtype=np.int64)
+    per_window[: draws % windows] += 1
+    return clustered_counts(np.zeros(windows, dtype=np.int64), per_window, confidence).high
+
+
+def needed_draws(limit: float, windows: int, expected_rate: float = 0.0, confidence: float = 0.95) -> int | None:
+    """The fewest draws with which the upper end of the interval comes to lie at or below `limit`.
+
+    Counts on `expected_rate` plus one standard deviation of events, spread over the windows as evenly as they go: a
+    candidate with that rate then passes about five times in six, fewer if its changes cluster.
+
+    Args:
+        limit: Largest admissible upper end, for example 0.005.
+        windows: Independent windows.
+        expected_rate: Rate that the candidate really has.
+        confidence: Of the interval.
+
+    Returns:
+        A multiple of `windows`; None when 1,000 draws of each window do not suffice: more windows are needed.
+
+    Raises:
+        InputError: A limit or rate that is no share, or no windows.
+    """
+    if windows < 1 or not 0 < limit < 1 or not 0 <= expected_rate < 1:
+        raise InputError(
+            "the number of draws cannot be planned",
+            got=f"limit {limit}, {windows} windows, expected rate {expected_rate}",
+            expected="at least one window, limit between 0 and 1, rate from 0 to below 1",
+        )
+
+    def decides(per_window: int) -> bool:
+        expected = expected_rate * windows * per_window
+        events = min(math.ceil(expected + math.sqrt(expected)), windows * per_window)
+        spread = np.full(windows, events // windows, dtype=np.int64)
+        spread[: events % windows] += 1
+        return clustered_counts(spread, np.full(windows, per_window), confidence).high <= limit
+
+    found = _first(decides, 1000)
+    return None if found is None else found * windows
+
+
+def _first(test: Callable[[int], bool], most: int) -> int | None:
+    """Smallest of 1..most that passes, where passing is all but monotone."""
+    top = 1
+    while not test(top):
+        if top == most:
+            return None
+        top = min(2 * top, most)
+    bottom = top // 2
+    while top - bottom > 1:
+        middle = (top + bottom) // 2
+        bottom, top = (bottom, middle) if test(middle) else (middle, top)
+    return top
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise InputError("the confidence is no probability", got=confidence, expected="between 0 and 1, as 0.95")

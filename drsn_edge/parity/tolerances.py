@@ -1,0 +1,197 @@
+"""Tolerances that say where they come from: the noise floor of FP32, the quantization error itself, the margins.
+
+| hop | judged by |
+|---|---|
+| pytorch to onnx-fp32 | top-1 the same, largest difference at most 2e-5 of the largest logit |
+| onnx-fp32 to onnx-fp16 | largest difference as the FP32 noise floor predicts for FP16, at most half a typical margin |
+| onnx-fp32 to onnx-int8 | error at most as loud as the typical margin allows; the gate judges the decisions |
+| recorded to now, same graph | error 15 dB below the precision's own error: rebuild noise, no new rounding |
+| graph to engine, same precision | error not louder than the precision's own: every rounding may fall differently |
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drsn_edge.errors import InputError
+from drsn_edge.parity.ledger import HopError, compare
+from drsn_edge.parity.logits import as_logits, margins
+from drsn_edge.parity.variants import Precision
+
+# Largest |difference| over largest |logit| between two FP32 executions of one network: torch itself is that far from
+# float64 on a trained network, whose logits reach 25.
+FP32_MAX_REL = 2e-5
+# Kernels of an engine sum in other orders (Winograd, split sums) than ONNX Runtime does.
+ENGINE_FP32_MAX_REL = 1e-4
+# Unit roundoff of FP16 over that of FP32: 2^-11 / 2^-24.
+FP16_OVER_FP32 = 2.0**13
+# The same graph on the same windows differs by roundings that fall on the other side here and there; their power is
+# about 25 dB below that of all roundings together. One tensor of 48 with three times its scale brings 10 times its own
+# power, 7 dB below all together.
+REBUILD_DB = 15.0
+
+Kind = Literal["export", "precision", "recorded", "engine"]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Limits for a `HopError`; None is not judged. Ends belong to the admissible range.
+
+    Attributes:
+        max_abs: Largest admissible |difference|.
+        max_rel: Largest admissible |difference| over the largest |logit|.
+        rmse: Largest admissible root mean squared difference.
+        sqnr_db: Smallest admissible ratio of signal to error.
+        cosine: Smallest admissible cosine.
+        top1_agreement: Smallest admissible share of equal decisions.
+        margin_eaten: Largest admissible share of a margin eaten, over all windows.
+        reason: Where the limits come from, for people.
+    """
+
+    max_abs: float | None = None
+    max_rel: float | None = None
+    rmse: float | None = None
+    sqnr_db: float | None = None
+    cosine: float | None = None
+    top1_agreement: float | None = None
+    margin_eaten: float | None = None
+    reason: str = ""
+
+    def violations(self, error: HopError) -> tuple[Violation, ...]:
+        """The limits that an error breaks. A candidate with NaN or infinity breaks every tolerance."""
+        found = [Violation("nonfinite", float(error.nonfinite), 0.0)] if error.nonfinite else []
+        for name, low in _LIMITS.items():
+            limit, value = getattr(self, name), getattr(error, name)
+            # Not "value > limit": a NaN must fail.
+            if limit is not None and not (value >= limit if low else value <= limit):
+                found.append(Violation(name, value, limit))
+        return tuple(found)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; null is not judged."""
+        return dict(vars(self))
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Tolerance:
+        """The tolerance that `to_json` wrote."""
+        limits = {name: None if value.get(name) is None else float(value[name]) for name in _LIMITS}
+        return cls(**limits, reason=str(value.get("reason", "")))
+
+
+@dataclass(frozen=True)
+class Violation:
+    """A limit that is broken: the figure's name, its value, the limit."""
+
+    figure: str
+    value: float
+    limit: float
+
+
+# figure -> whether the limit is the smallest admissible value
+_LIMITS = {
+    "max_abs": False,
+    "max_rel": False,
+    "rmse": False,
+    "sqnr_db": True,
+    "cosine": True,
+    "top1_agreement": True,
+    "margin_eaten": False,
+}
+
+
+def derive(
+    kind: Kind,
+    precision: Precision,
+    *,
+    reference: NDArray[Any] | None = None,
+    fp64: NDArray[Any] | None = None,
+    recorded: NDArray[Any] | None = None,
+) -> Tolerance:
+    """The tolerance of a hop, from golden logits.
+
+    Args:
+        kind: `export` (pytorch to onnx-fp32), `precision` (onnx-fp32 to another precision), `recorded` (logits of the
+            golden file to the same graph now), `engine` (graph to engine of the same precision).
+        precision: Of the candidate.
+        reference: FP32 logits of the golden windows `[windows, classes]`.
+        fp64: The same from float64: the noise floor.
+        recorded: The same as the precision gave them when the bundle was made.
+
+    Raises:
+        InputError: Logits that the kind needs are missing.
+    """
+    if kind == "export" or (kind == "recorded" and precision == "fp32"):
+        return Tolerance(max_rel=FP32_MAX_REL, top1_agreement=1.0, reason="two FP32 executions of one network")
+    if kind == "engine" and precision == "fp32":
+        return Tolerance(max_rel=ENGINE_FP32_MAX_REL, top1_agreement=1.0, reason="FP32 summed in another order")
+    want = as_logits(_needed(reference, "reference", kind), name="the reference")
+    if kind == "precision":
+        return _for_precision(precision, want, fp64)
+    return _within_own_error(kind, precision, want, _needed(recorded, "recorded", kind))
+
+
+def _needed(value: NDArray[Any] | None, name: str, kind: str) -> NDArray[Any]:
+    if value is None:
+        raise InputError(
+            f"a tolerance of kind {kind} cannot be derived", got=f"no {name} logits", expected=f"{name} golden logits"
+        )
+    return value
+
+
+def _for_precision(precision: Precision, reference: NDArray[np.float64], fp64: NDArray[Any] | None) -> Tolerance:
+    """Of fp16 and int8 against fp32.
+
+    FP16 makes the same roundings as FP32 with a unit 8,192 times larger, so the FP32 noise floor times 8,192 is what to
+    expect at most (parts that stay in FP32 make it less); half the median margin caps it, because beyond that most
+    decisions are open. INT8 has no such law; its error must leave the typical decision alone, which is an rmse of at
+    most a quarter of the median margin (two logits that both move by two standard deviations close it).
+    """
+    typical = float(np.median(margins(reference)))
+    if precision == "fp16":
+        floor = compare(_needed(fp64, "fp64", "precision"), reference).max_abs
+        expected = max(FP16_OVER_FP32 * floor, 2.0**-9 * float(np.abs(reference).max()))
+        return Tolerance(
+            max_abs=min(expected, typical / 2), reason="FP32 noise floor times 2^13, half a typical margin"
+        )
+    if precision == "int8":
+        return Tolerance(rmse=typical / 4, reason="a quarter of a typical margin; decisions are judged by the gate")
+    raise InputError("a hop to another precision ends in FP32", got=precision, expected="fp16 or int8")
+
+
+def _within_own_error(
+    kind: Kind, precision: Precision, reference: NDArray[np.float64], recorded: NDArray[Any]
+) -> Tolerance:
+    own = compare(reference, recorded)
+    if own.nonfinite:
+        raise InputError(
+            f"the recorded {precision} logits are not finite", got=own.nonfinite, expected="finite golden logits"
+        )
+    floor = FP32_MAX_REL * float(np.abs(reference).max())
+    below = 10 ** (-REBUILD_DB / 20) if kind == "recorded" else 1.0
+    return Tolerance(
+        rmse=max(below * own.rmse, floor),
+        max_abs=max(own.max_abs, floor),
+        reason=f"{REBUILD_DB:g} dB below the precision's own error"
+        if kind == "recorded"
+        else "the precision's own error",
+    )
+
+
+def just_passes(error: HopError) -> Tolerance:
+    """The tightest tolerance that an error passes: any figure that is worse fails it.
+
+    Raises:
+        InputError: The error is infinite; no tolerance can pass it.
+    """
+    if error.nonfinite:
+        raise InputError(
+            "no tolerance passes logits that are not finite", got=error.nonfinite, expected="a finite candidate"
+        )
+    limits = {name: value for name in _LIMITS if math.isfinite(value := float(getattr(error, name)))}
+    return Tolerance(**limits, reason="just passes")
