@@ -11,15 +11,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from drsn_edge._version import __version__
-from drsn_edge.errors import HashMismatch, InputError
-from drsn_edge.extras import require
-from drsn_edge.files import read_json, sha256_bytes, sha256_file, write_bytes, write_json
+from drsn_edge.errors import InputError
+from drsn_edge.files import dump_json, read_json, sha256_bytes, write_bytes, write_json
 from drsn_edge.model.config import NetworkConfig
 from drsn_edge.model.network import Network
+from drsn_edge.model.weights import (
+    check_hash,
+    load_state,
+    parse_safetensors,
+    read_safetensors,
+    read_torch,
+    weight_bytes,
+)
 from drsn_edge.signals.contract import SignalContract
 from drsn_edge.signals.splits import Split
 
@@ -103,20 +107,16 @@ class Checkpoint:
         return self.network.config
 
 
-def weight_bytes(network: torch.nn.Module) -> bytes:
-    """The weights as safetensors: equal weights give equal bytes, so their SHA-256 names them."""
-    save = require("safetensors.torch", purpose="writing a checkpoint").save
-    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    data: bytes = save(dict(sorted(state.items())))
-    return data
-
-
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint; every file by rename, the configuration last, since it carries the hashes of the others."""
     weights = weight_bytes(checkpoint.network)
+    split = None if checkpoint.split is None else dump_json(checkpoint.split.to_json()).encode()
     write_bytes(folder / WEIGHTS, weights)
-    if checkpoint.split is not None:
-        write_json(folder / SPLIT, checkpoint.split.to_json())
+    if split is not None:
+        write_bytes(folder / SPLIT, split)
+    else:
+        # What another run left here would be taken for the split of this one.
+        (folder / SPLIT).unlink(missing_ok=True)
     write_json(
         folder / CONFIG,
         {
@@ -127,6 +127,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
             "labels": list(checkpoint.labels),
             "training": None if checkpoint.training is None else checkpoint.training.to_json(),
             "weights_sha256": sha256_bytes(weights),
+            "split_sha256": None if split is None else sha256_bytes(split),
         },
     )
 
@@ -136,6 +137,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 
     Raises:
         InputError: A file is absent, damaged, of another format version, or does not fit the others.
+        HashMismatch: Weights or split are not those that were saved with the configuration.
     """
     if not (folder / CONFIG).is_file():
         raise InputError(
@@ -147,20 +149,20 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     value = read_json(folder / CONFIG, what="the checkpoint's configuration")
     check_format(value, folder / CONFIG)
     network, contract, labels = network_from_config(value, folder / CONFIG)
-    path = folder / WEIGHTS
-    state = read_safetensors(path)
-    expected = value.get("weights_sha256")
-    if expected is not None and sha256_file(path) != expected:
-        raise HashMismatch(
-            "the weights are not those that the configuration names",
-            got=f"{path}: sha256 {sha256_file(path)}",
-            expected=expected,
-            hint="take both files from the same run",
-        )
-    load_state(network, state, path)
+    load_state(network, read_safetensors(folder / WEIGHTS, sha256=value.get("weights_sha256")), folder / WEIGHTS)
     training = None if value.get("training") is None else TrainingRecord.from_json(value["training"])
-    split = Split.from_json(read_json(folder / SPLIT, what="the split")) if (folder / SPLIT).is_file() else None
-    return Checkpoint(network.eval(), contract, labels, training, split)
+    return Checkpoint(network.eval(), contract, labels, training, _read_split(folder / SPLIT, value))
+
+
+def network_from_bytes(weights: bytes, config: Mapping[str, Any], contract: SignalContract) -> Network:
+    """A network from safetensors bytes and its configuration.
+
+    Raises:
+        InputError: Damaged, or they do not fit each other.
+    """
+    network = Network(NetworkConfig.from_json(config), contract)
+    load_state(network, parse_safetensors(weights, Path(WEIGHTS)), Path(WEIGHTS))
+    return network.eval()
 
 
 def load_state_dict_file(weights: Path, config: Path) -> Checkpoint:
@@ -170,10 +172,24 @@ def load_state_dict_file(weights: Path, config: Path) -> Checkpoint:
         InputError: Not a plain state dict (a pickle with code in it is refused), or it does not fit the configuration.
     """
     value = read_json(config, what="the configuration")
+    if "format_version" in value:  # one written by hand need not have it
+        check_format(value, config)
     network, contract, labels = network_from_config(value, config)
     state = read_safetensors(weights) if weights.suffix == ".safetensors" else read_torch(weights)
     load_state(network, state, weights)
     return Checkpoint(network.eval(), contract, labels)
+
+
+def _read_split(path: Path, config: Mapping[str, Any]) -> Split | None:
+    """The split beside a configuration; it decides what calibration and verification may see, so it is bound too."""
+    expected = config.get("split_sha256")
+    if not path.is_file():
+        if expected is not None:
+            raise InputError("the split is not there", got=path, expected="the file that was saved with the weights")
+        return None
+    value = read_json(path, what="the split")
+    check_hash(path, path.read_bytes(), expected)
+    return Split.from_json(value)
 
 
 def check_format(value: Mapping[str, Any], path: Path) -> None:
@@ -195,9 +211,14 @@ def network_from_config(value: Mapping[str, Any], path: Path) -> tuple[Network, 
         raise InputError(
             f"{path} lacks {', '.join(sorted(missing))}", got=sorted(value), expected="network, contract and labels"
         )
+    for name, kind, words in (("network", dict, "object"), ("contract", dict, "object"), ("labels", list, "list")):
+        if not isinstance(value[name], kind):
+            raise InputError(f"{path}: {name} has the wrong kind", got=value[name], expected=f"a JSON {words}")
     config = NetworkConfig.from_json(value["network"])
     contract = SignalContract.from_json(value["contract"])
     labels = tuple(str(label) for label in value["labels"])
+    if len(set(labels)) != len(labels):
+        raise InputError(f"{path} names a label twice", got=", ".join(labels), expected="a name for every class")
     if len(labels) != config.classes:
         raise InputError(
             f"{path} has another number of labels than of classes", got=len(labels), expected=config.classes
@@ -209,65 +230,3 @@ def network_from_config(value: Mapping[str, Any], path: Path) -> tuple[Network, 
             expected=f"{config.in_channels} channels in {config.dims} dimension(s)",
         )
     return Network(config, contract), contract, labels
-
-
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file."""
-    module = require("safetensors.torch", "safetensors", purpose="reading a checkpoint")
-    try:
-        state: dict[str, Tensor] = module.load_file(path)
-    except FileNotFoundError:
-        raise InputError("the weights are not there", got=path, expected="a safetensors file") from None
-    except Exception as error:  # noqa: BLE001 - safetensors raises its own class and plain ones, all mean "unusable"
-        raise InputError(
-            "the weights cannot be read",
-            got=f"{path} ({path.stat().st_size} bytes): {error}",
-            expected="a whole safetensors file",
-            hint="copy it again; the file is truncated or damaged",
-        ) from None
-    return state
-
-
-def read_torch(path: Path) -> dict[str, Tensor]:
-    """A state dict from a `.pt` file, never running code that is in it."""
-    try:
-        value = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError("the weights are not there", got=path, expected="a .pt file") from None
-    except Exception as error:  # noqa: BLE001 - torch, pickle and zipfile each raise their own
-        raise InputError(
-            "the weights cannot be read as a plain state dict",
-            got=f"{path}: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
-            expected="a file written by torch.save(model.state_dict(), ...); pickles with code are refused",
-            hint="save the state dict, not the model, or convert it to safetensors",
-        ) from None
-    if isinstance(value, dict) and isinstance(value.get("state_dict"), dict):
-        value = value["state_dict"]
-    if not isinstance(value, dict) or not all(isinstance(item, Tensor) for item in value.values()):
-        raise InputError(
-            "the file holds no state dict", got=f"{path}: {type(value).__name__}", expected="a dict of tensors"
-        )
-    # DistributedDataParallel and torch.compile put a prefix before every name.
-    return {name.removeprefix("module.").removeprefix("_orig_mod."): tensor for name, tensor in value.items()}
-
-
-def load_state(network: Network, state: Mapping[str, Tensor], path: Path) -> None:
-    """Fill a network, naming the first tensors that do not fit."""
-    own = network.state_dict()
-    missing, unknown = sorted(set(own) - set(state)), sorted(set(state) - set(own))
-    wrong = sorted(name for name in set(own) & set(state) if own[name].shape != state[name].shape)
-    if missing or unknown or wrong:
-        shown = wrong[:1] or missing[:1] or unknown[:1]
-        raise InputError(
-            f"the weights in {path} do not fit the network",
-            got=f"{len(missing)} missing, {len(unknown)} unknown, {len(wrong)} of another shape; first: {shown[0]}",
-            expected=f"the {len(own)} tensors of a {network.config.model} with widths {network.config.widths}",
-        )
-    damaged = sorted(name for name, value in state.items() if not torch.isfinite(value).all())
-    if damaged:
-        raise InputError(
-            f"the weights in {path} are not all finite",
-            got=f"NaN or infinity in {damaged[0]}",
-            expected="finite weights",
-        )
-    network.load_state_dict(dict(state))

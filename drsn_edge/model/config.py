@@ -108,6 +108,8 @@ class NetworkConfig:
         """
         names = {item.name for item in dataclasses.fields(cls)}
         required = {"model", "classes"}
+        if not isinstance(value, Mapping):
+            raise InputError("the network configuration is no table", got=value, expected="an object with named fields")
         if not required <= set(value) <= names:
             raise InputError(
                 "the network configuration has the wrong fields",
@@ -116,11 +118,12 @@ class NetworkConfig:
             )
         try:
             plain: dict[str, Any] = {
-                key: tuple(int(n) for n in item) if key in ("widths", "units") else item for key, item in value.items()
+                key: tuple(item) if key in ("widths", "units") else item for key, item in value.items()
             }
-            for key in ("classes", "in_channels", "dims", "kernel"):
-                if key in plain and (isinstance(plain[key], bool) or not isinstance(plain[key], int)):
-                    raise TypeError(f"{key} is {plain[key]!r}, not a whole number")
+            for key in sorted(set(plain) - {"model"}):
+                for number in plain[key] if isinstance(plain[key], tuple) else (plain[key],):
+                    if isinstance(number, bool) or not isinstance(number, int):
+                        raise TypeError(f"{key} is {value[key]!r}: {number!r} is not a whole number")
             return cls(**plain)
         except (TypeError, ValueError) as error:
             raise InputError(

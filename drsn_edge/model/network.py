@@ -8,11 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from drsn_edge.errors import UsageError
 from drsn_edge.model.config import NetworkConfig
+from drsn_edge.model.packing import PackedConv1d
 from drsn_edge.model.shrinkage import Shrinkage, SqueezeExcite, spatial_mean
 from drsn_edge.signals.contract import SignalContract
 
-_CONV = {1: nn.Conv1d, 2: nn.Conv2d}
+_CONV = {1: PackedConv1d, 2: nn.Conv2d}
 _NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d}
 
 
@@ -129,7 +131,18 @@ class Network(nn.Module):
         return logits
 
     def probe(self, window: Tensor) -> tuple[Tensor, dict[str, Probe]]:
-        """Logits, and by module path what every shrinkage unit did; empty for networks that do not shrink."""
+        """Logits, and by module path what every shrinkage unit did; empty for networks that do not shrink.
+
+        Raises:
+            UsageError: The network is in training mode.
+        """
+        if self.training:
+            raise UsageError(
+                "a network in training mode cannot be probed",
+                got="training mode",
+                expected="evaluation mode",
+                hint="call eval() first: the probe computes every threshold again, which moves batch statistics",
+            )
         seen: dict[str, Probe] = {}
 
         def watch(name: str) -> None:

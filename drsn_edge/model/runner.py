@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -37,7 +36,7 @@ class TorchRunner(Runner):
         self._network = copy.deepcopy(network).to(device=device, dtype=self._dtype).eval()
         self._device = device
         self._probe = probe
-        shape = ("batch", network.config.in_channels, *["samples"] * network.config.dims)
+        shape: tuple[int | str, ...] = ("batch", network.config.in_channels, *["samples"] * network.config.dims)
         super().__init__(
             inputs={"window": TensorSpec("window", "float32", shape)},
             outputs={
@@ -54,7 +53,8 @@ class TorchRunner(Runner):
         pass
 
     def _infer(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        window = torch.from_numpy(np.ascontiguousarray(feeds["window"])).to(self._device, self._dtype)
+        # A copy: windows may be a read-only memory map, which PyTorch cannot share.
+        window = torch.tensor(feeds["window"], device=self._device, dtype=self._dtype)
         with torch.inference_mode():
             if not self._probe:
                 return {"logits": self._network(window).cpu().numpy()}

@@ -60,6 +60,29 @@ def spatial_mean(x: Tensor) -> Tensor:
     return x.flatten(2).mean(dim=2)
 
 
+class _MeanMagnitude(torch.autograd.Function):
+    """The training path: autograd would write the mean's gradient out as a whole map, only to multiply it by signs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return spatial_mean(x.abs())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        slope = grads[0] * (grads[0].numel() / x.numel())
+        return torch.sign(x).mul_(_per_channel(slope, x))
+
+
+def mean_magnitude(x: Tensor) -> Tensor:
+    """Mean of |x| over positions: `[N, C, ...]` to `[N, C]`."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        result: Tensor = _MeanMagnitude.apply(x)  # type: ignore[no-untyped-call]
+        return result
+    return spatial_mean(x.abs())
+
+
 def _per_channel(value: Tensor, like: Tensor) -> Tensor:
     """`[N, M]` as `[N, M, 1, ...]`, so that it broadcasts over the positions of `like`."""
     return value.reshape(*value.shape, *[1] * (like.dim() - 2))
@@ -94,7 +117,7 @@ class Shrinkage(nn.Module):
 
     def threshold(self, x: Tensor) -> Tensor:
         """Thresholds of `x` `[N, C, ...]`: `[N, C]`, or `[N, 1]` when shared."""
-        magnitude = spatial_mean(x.abs())
+        magnitude = mean_magnitude(x)
         alpha: Tensor = self.gate(magnitude)
         return alpha * (magnitude.mean(dim=1, keepdim=True) if self.shared else magnitude)
 

@@ -187,12 +187,12 @@ class Runner(abc.ABC):
         return specs
 
 
-def open_runner(name: str, path: Path | str, **options: Any) -> Runner:
+def open_runner(name: str, path: Path | str | bytes, **options: Any) -> Runner:
     """A runner by name, not active yet.
 
     Args:
         name: A key of `RUNNERS`.
-        path: What the backend runs: a checkpoint folder, an ONNX file, a plan.
+        path: What the backend runs: a checkpoint folder, an ONNX file or its bytes, a plan.
         options: Of the backend's class.
 
     Raises:

@@ -1,0 +1,36 @@
+"""A convolution that trains faster on a CPU when it is narrow.
+
+oneDNN computes in blocks of 16 channels and pads narrower ones with zeros, so that the 4-channel convolutions of the
+paper's first stage take as long as 16-channel ones. `[N, C, L]` is also `[N / p, p C, L]`, at no cost: p windows side
+by side as p groups of channels, convolved by a block-diagonal weight. The zeros are then the weight's, in arithmetic
+that was done anyway, and the maps are read and written whole.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_BLOCK = 16
+
+
+class PackedConv1d(nn.Conv1d):
+    """`nn.Conv1d`, the same parameters and the same values; packed only where a CPU is to compute gradients.
+
+    Evaluation, tracing and export see the plain convolution.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name in nn.Conv1d
+        """`[N, in, L]` to `[N, out, L']`."""
+        pack = _BLOCK // max(self.in_channels, self.out_channels)
+        windows = input.shape[0]
+        plain = not self.training or pack < 2 or windows % pack != 0 or input.device.type != "cpu"
+        if plain or self.bias is None or not torch.is_grad_enabled():
+            return super().forward(input)
+        eye = torch.eye(pack, dtype=self.weight.dtype)
+        blocks = eye[:, None, :, None, None] * self.weight[None, :, None]
+        weight = blocks.reshape(pack * self.out_channels, pack * self.in_channels, -1)
+        packed = input.reshape(windows // pack, pack * self.in_channels, -1)
+        result = F.conv1d(packed, weight, self.bias.repeat(pack), self.stride, self.padding)
+        return result.reshape(windows, self.out_channels, -1)

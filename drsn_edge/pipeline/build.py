@@ -1,0 +1,143 @@
+"""`build`: an engine from a bundle, for what is here or for a GPU that is named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from drsn_edge.bundle import CALIBRATION, Bundle, NewFile
+from drsn_edge.errors import UsageError
+from drsn_edge.exporters.trt_engine import (
+    EngineBuild,
+    EngineOptions,
+    build_engine,
+    builder_choice,
+    sidecar,
+    wanted_graph,
+)
+from drsn_edge.files import dump_json, sha256_bytes
+from drsn_edge.progress import SILENT, Progress
+from drsn_edge.runtime.preflight import describe_device
+
+
+@dataclass(frozen=True)
+class EngineRecord:
+    """One engine that was built.
+
+    Attributes:
+        key: Its folder under `engines/`.
+        file: The plan, relative to the bundle.
+        size: Of the plan in bytes.
+        info: The content of `engine.json`.
+    """
+
+    key: str
+    file: str
+    size: int
+    info: dict[str, Any]
+
+    @property
+    def summary(self) -> str:
+        """One line for people."""
+        targets = ", ".join(self.info["targets"]) or "every GPU that it knows"
+        made = ", ".join(f"{count} in {name}" for name, count in self.info["precisions"].items() if count)
+        return (
+            f"{self.info['precision']} with {self.info['backend']} {self.info['version']} for {targets}: "
+            f"{self.info['kernels']} kernels, products {made}, {self.size / 1e6:.1f} MB"
+        )
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What `build` did."""
+
+    bundle: Path
+    engines: tuple[EngineRecord, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "format_version": 1,
+            "bundle": str(self.bundle),
+            "engines": [{"key": e.key, "file": e.file, "size": e.size, "info": e.info} for e in self.engines],
+        }
+
+
+def build(
+    bundle: Path | str | Bundle,
+    *,
+    precisions: Sequence[str] = ("fp16",),
+    backend: str = "auto",
+    targets: Sequence[str] = (),
+    max_batch: int = 256,
+    opt_batch: int = 16,
+    workspace_mb: int = 1024,
+    dry_run: bool = False,
+    progress: Progress = SILENT,
+) -> BuildResult:
+    """Build engines and add them to the bundle.
+
+    Args:
+        bundle: The folder.
+        precisions: Of the engines; the bundle must hold the graphs.
+        backend: `auto`, `tensorrt` or `rtx`.
+        targets: GPUs, as `sm86`; only TensorRT for RTX builds for others than the one that is here.
+        max_batch: Largest batch of the profile.
+        opt_batch: The batch that kernels are chosen for.
+        workspace_mb: Scratch memory in MiB.
+        dry_run: Check and name the engines, build nothing.
+        progress: Where steps go.
+
+    Raises:
+        UsageError: A precision that the bundle does not hold, or a target that the builder does not have.
+        MissingDependency, MissingDevice: No builder here.
+        BuildError: The builder failed, or built something else than was asked.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    chosen = builder_choice(backend, targets=tuple(targets))
+    records: list[EngineRecord] = []
+    for precision in precisions:
+        options = EngineOptions(
+            precision=precision,  # type: ignore[arg-type]  # checked by EngineOptions
+            backend=chosen,
+            targets=tuple(targets),
+            max_batch=max_batch,
+            opt_batch=min(opt_batch, max_batch),
+            workspace_mb=workspace_mb,
+        )
+        graph = wanted_graph(options)
+        if graph not in opened.files:
+            raise UsageError(
+                f"the bundle holds no {precision} graph",
+                got=precision,
+                expected=", ".join(opened.precisions),
+                hint="export again with --calibrate DATASET" if precision == "int8" else "export again",
+            )
+        if dry_run:
+            continue
+        data = opened.read(graph)
+        made = build_engine(data, options=options, expected=_expected(opened, precision), progress=progress)
+        record, files = _record(made, graph, sha256_bytes(data))
+        opened = opened.update(files)
+        records.append(record)
+    return BuildResult(opened.path, tuple(records))
+
+
+def _expected(bundle: Bundle, precision: str) -> dict[str, Any] | None:
+    """Precision per convolution, which the layers of the engine are held against."""
+    if precision != "int8" or CALIBRATION not in bundle.files:
+        return None
+    rows = bundle.read_json(CALIBRATION)["plan"]
+    return {row["layer"]: "int8" for row in rows if row["precision"] == "int8"}
+
+
+def _record(made: EngineBuild, graph: str, graph_sha256: str) -> tuple[EngineRecord, dict[str, NewFile]]:
+    device = describe_device().device
+    info = sidecar(made, onnx_name=graph, onnx_sha256=graph_sha256, device=device)
+    targets = "-".join(made.targets) if len(made.targets) <= 3 else "any"
+    key = f"{made.backend}-{made.version}-{targets or 'any'}-{made.precision}"
+    plan, notes = f"engines/{key}/model.{made.precision}.engine", f"engines/{key}/engine.json"
+    files = {plan: NewFile(made.plan, "engine"), notes: NewFile(dump_json(info).encode(), "engine-info")}
+    return EngineRecord(key, plan, len(made.plan), info), files

@@ -1,0 +1,98 @@
+"""Decisions of every variant over a sweep of noise, streamed: one batch of windows is in memory at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drsn_edge.parity.decision_point import DecisionPoint
+from drsn_edge.parity.decisions import DecisionTally
+from drsn_edge.parity.gate import Gate
+from drsn_edge.parity.intervals import needed_draws
+from drsn_edge.pipeline.data import ModelData
+from drsn_edge.pipeline.variants import Variants
+from drsn_edge.progress import SILENT, Progress
+from drsn_edge.signals.noise import Noise, add_noise, noise_rng
+from drsn_edge.signals.windows import Windows
+
+# Rate of changed decisions that a good FP16 graph has at the lowest gated SNR; the number of draws is planned with it.
+_EXPECTED = 0.001
+_LEAST, _MOST = 10, 40
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """What is swept.
+
+    Attributes:
+        noises: Kinds of noise.
+        snrs_db: Levels, beside clean windows.
+        draws: Noise draws per window at gated levels; None plans them so that the gate can decide, between 10 and 40.
+        seed: Of the noise.
+        batch: Windows in memory.
+    """
+
+    noises: tuple[Noise, ...] = ("gaussian",)
+    snrs_db: tuple[float, ...] = tuple(range(-10, 11, 2))
+    draws: int | None = None
+    seed: int = 1
+    batch: int = 128
+
+
+def sweep(
+    variants: Variants,
+    data: ModelData,
+    *,
+    reference: str,
+    gate: Gate,
+    options: SweepOptions | None = None,
+    progress: Progress = SILENT,
+) -> tuple[DecisionPoint, ...]:
+    """Run every variant over clean and noisy test windows.
+
+    Clean windows are seen at several shifts, noisy ones with several draws of noise; both are clustered by independent
+    window. Noise is drawn anew for every level, the same for all variants.
+    """
+    options = options or SweepOptions()
+    windows = data.windows("test", overlap=False)
+    draws = options.draws or planned_draws(gate, len(windows))
+    shifted = data.shifted("test", draws=draws)
+    levels: list[tuple[str, float | None]] = [("none", None)]
+    levels += [(noise, snr) for noise in options.noises for snr in options.snrs_db]
+    passes = [len(shifted)] + [
+        len(windows) * (draws if gate.gates(noise, snr) else min(draws, _LEAST)) for noise, snr in levels[1:]
+    ]
+    points: list[DecisionPoint] = []
+    with progress.step("decisions", total=sum(passes)) as step:
+        for noise, snr in levels:
+            gated = gate.gates(noise, snr)
+            tally = DecisionTally(reference, noise=noise, snr_db=snr, gated=gated)
+            note = "clean" if snr is None else f"{noise} {snr:g} dB"
+            count = 1 if snr is None else (draws if gated else min(draws, _LEAST))
+            source = shifted if snr is None else windows
+            for draw in range(count):
+                for start in range(0, len(source), options.batch):
+                    rows = slice(start, start + options.batch)
+                    x = _noisy(source, rows, noise, snr, options.seed, draw)
+                    logits = {item.name: item.logits(x, batch=options.batch) for item in variants.running}
+                    tally.add(source.y[rows], source.cluster[rows], logits)
+                    step.advance(len(x), note=note)
+            points.append(tally.point())
+    return tuple(points)
+
+
+def planned_draws(gate: Gate, windows: int) -> int:
+    """Draws per window with which the tightest limit of the gate can be decided."""
+    limits = [limit for limit in gate.changed_limit.values() if 0 < limit < 1]
+    needed = needed_draws(min(limits), windows, _EXPECTED) if limits else _LEAST * windows
+    return int(np.clip(_MOST if needed is None else needed // windows, _LEAST, _MOST))
+
+
+def _noisy(source: Windows, rows: slice, noise: str, snr: float | None, seed: int, draw: int) -> NDArray[np.float32]:
+    x = source.x[rows]
+    if snr is None:
+        return x
+    rng = noise_rng(seed, "sweep", noise, snr, draw, rows.start)
+    return add_noise(x, snr, noise, rng)  # type: ignore[arg-type]  # a kind that options.noises named

@@ -1,0 +1,220 @@
+"""`verify`: does every form of the network still decide as PyTorch does?"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drsn_edge.bundle import GOLDEN, SPLIT, Bundle, graph_name
+from drsn_edge.errors import InputError, MissingDevice, UsageError
+from drsn_edge.extras import available
+from drsn_edge.files import read_json
+from drsn_edge.golden import Golden
+from drsn_edge.parity.decision_point import DecisionPoint
+from drsn_edge.parity.gate import Gate, load_gate
+from drsn_edge.parity.ledger import compare
+from drsn_edge.parity.localise import first_divergence
+from drsn_edge.parity.result import Hop, ParityResult
+from drsn_edge.parity.shrinkage import ShrinkageDrift, drift
+from drsn_edge.parity.tolerances import Tolerance, derive
+from drsn_edge.parity.variants import precision_of
+from drsn_edge.pipeline.data import open_data
+from drsn_edge.pipeline.sweep import SweepOptions, sweep
+from drsn_edge.pipeline.variants import Variants, open_variants, probe_outputs
+from drsn_edge.progress import SILENT, Progress
+from drsn_edge.signals.splits import Split
+
+Logits = NDArray[Any]
+
+
+def verify(
+    bundle: Path | str | Bundle,
+    *,
+    data: str | None = None,
+    where: Mapping[str, str] | None = None,
+    options: SweepOptions | None = None,
+    gate: Path | Gate | None = None,
+    require: str | None = None,
+    threads: int | None = None,
+    expect_digest: str | None = None,
+    progress: Progress = SILENT,
+) -> ParityResult:
+    """Compare every form of a bundle's network with its reference, and judge.
+
+    Args:
+        bundle: The folder.
+        data: A data set by name: its test windows are swept over noise. Without one only golden windows are compared.
+        where: Group values that recordings are chosen by.
+        options: Of the sweep.
+        gate: A file, or the gate itself; the bundle's own by default.
+        require: `engine` makes an engine that could not run an error.
+        threads: Of ONNX Runtime.
+        expect_digest: SHA-256 that the manifest must have.
+        progress: Where steps go.
+
+    Raises:
+        HashMismatch: A file of the bundle is not the one that the manifest lists.
+        InputError: The bundle or the data cannot be used.
+        MissingDevice: `require="engine"` and an engine could not run.
+    """
+    if require not in (None, "engine"):
+        raise UsageError("nothing of this kind can be required", got=require, expected="engine")
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle, expect_digest=expect_digest)
+    opened.check()
+    golden = Golden.from_bytes(opened.read(GOLDEN))
+    judged_by = _gate(opened, gate)
+    notes: list[str] = []
+    with open_variants(opened, threads=threads) as variants:
+        notes += variants.notes
+        with progress.step("golden windows") as step:
+            hops = _hops(opened, golden, variants, threads)
+            step.advance()
+        with progress.step("thresholds") as step:
+            shrinkage = _shrinkage(opened, golden, threads)
+            step.advance()
+        live = variants["pytorch"].runner is not None
+        decisions: tuple[DecisionPoint, ...] = ()
+        if data is not None:
+            split = Split.from_json(opened.read_json(SPLIT)) if SPLIT in opened.files else None
+            training = opened.manifest["provenance"].get("training")
+            model_data = open_data(
+                data, contract=opened.contract, labels=opened.labels, training=training, split=split, where=where
+            )
+            notes += model_data.notes
+            note = model_data.segments("test")[1]
+            notes += [note] if note else []
+            options = options or _sweep_options(training)
+            decisions = sweep(
+                variants,
+                model_data,
+                reference="pytorch" if live else "onnx-fp32",
+                gate=judged_by,
+                options=options,
+                progress=progress,
+            )
+    result = ParityResult(
+        reference="pytorch" if live or data is None else "onnx-fp32",
+        hops=hops,
+        decisions=decisions,
+        shrinkage=shrinkage,
+        notes=tuple(notes),
+        gate=judged_by,
+    ).judged()
+    if require == "engine":
+        _require_engines(result)
+    return result
+
+
+def judge_again(report: Path, *, gate: Path | None = None) -> ParityResult:
+    """Judge a saved result without running anything.
+
+    Raises:
+        InputError: No saved result.
+    """
+    value = read_json(report, what="the saved result")
+    parity = value.get("parity", value)
+    if not isinstance(parity, dict):
+        raise InputError("the saved result has the wrong shape", got=report, expected="what `verify --json` prints")
+    return ParityResult.from_json(parity).judged(load_gate(gate) if gate is not None else None)
+
+
+def _gate(bundle: Bundle, gate: Path | Gate | None) -> Gate:
+    if isinstance(gate, Gate):
+        return gate
+    if gate is not None:
+        return load_gate(gate)
+    return Gate.from_json(bundle.manifest["tolerances"].get("gate", {}))
+
+
+def _sweep_options(training: Mapping[str, Any] | None) -> SweepOptions:
+    noises = tuple(training["noises"]) if training else ()
+    return dataclasses.replace(SweepOptions(), noises=noises) if noises else SweepOptions()
+
+
+def _require_engines(result: ParityResult) -> None:
+    engines = [hop for hop in result.hops if hop.to.startswith("engine-")]
+    idle = [hop for hop in engines if hop.status == "not_run"]
+    if idle or not engines:
+        raise MissingDevice(
+            f"{idle[0].to} was required and did not run" if idle else "an engine was required and there is none",
+            got=idle[0].reason if idle else "the bundle holds no engine",
+            expected="every engine of the bundle to run here",
+            hint="run this on the device, or build one there: drsn-edge build",
+        )
+
+
+def _hops(bundle: Bundle, golden: Golden, variants: Variants, threads: int | None) -> tuple[Hop, ...]:
+    """The chain on golden windows: what was recorded against what runs now, then form against form."""
+    now: dict[str, Logits] = {item.name: item.logits(golden.windows) for item in variants.running}
+    pytorch = now.get("pytorch", golden.logits["pytorch"])
+    hops: list[Hop] = []
+
+    def add(from_: str, to: str, want: Logits, tolerance: Tolerance) -> None:
+        item = variants[to]
+        if item.runner is None:
+            hops.append(Hop.not_run(from_, to, runner=item.runner_name, reason=item.reason or "not available"))
+            return
+        hop = Hop.measured(from_, to, runner=item.runner_name, error=compare(want, now[to]), tolerance=tolerance)
+        if hop.status == "failed" and to.startswith("onnx-"):
+            where = _localise(bundle, golden, to.removeprefix("onnx-"), threads)
+            hop = dataclasses.replace(hop, first_divergence=where)
+        hops.append(hop)
+
+    for name in ("pytorch", "onnx-fp32", "onnx-fp16", "onnx-int8"):
+        recorded = golden.logits.get(name)
+        if name in variants and recorded is not None and (name != "pytorch" or variants[name].runner is not None):
+            precision = precision_of(name)
+            tolerance = derive("recorded", precision, reference=golden.logits["pytorch"], recorded=recorded)
+            add(f"recorded-{name.removeprefix('onnx-')}", name, recorded, tolerance)
+    if "onnx-fp32" in variants:
+        add("pytorch", "onnx-fp32", pytorch, derive("export", "fp32"))
+    single = now.get("onnx-fp32", golden.logits.get("onnx-fp32", pytorch))
+    for name in ("onnx-fp16", "onnx-int8"):
+        if name in variants:
+            tolerance = derive(
+                "precision", precision_of(name), reference=single, fp64=golden.logits.get("pytorch-fp64", single)
+            )
+            add("onnx-fp32", name, single, tolerance)
+    for item in variants.items:
+        if item.name.startswith("engine-"):
+            graph = f"onnx-{item.name.removeprefix('engine-')}"
+            wanted = now.get(graph, golden.logits.get(graph))
+            if wanted is None:
+                hops.append(Hop.not_run(graph, item.name, runner=item.runner_name, reason=f"no logits of {graph}"))
+                continue
+            tolerance = derive("engine", precision_of(item.name), reference=single, recorded=wanted)
+            add(graph, item.name, wanted, tolerance)
+    return tuple(hops)
+
+
+def _localise(bundle: Bundle, golden: Golden, precision: str, threads: int | None) -> str | None:
+    """The first unit that left its limit, from the probe graphs; None without units."""
+    reference = probe_outputs(bundle, "fp32", golden.windows, threads=threads)
+    candidate = probe_outputs(bundle, precision, golden.windows, threads=threads)
+    if reference is None or candidate is None:
+        return None
+    if precision == "fp32":
+        # The graph itself is in question: what PyTorch recorded is the reference.
+        reference = {f"{unit}.threshold": golden.thresholds[unit] for unit in bundle.units if unit in golden.thresholds}
+    clean = bundle.manifest["tolerances"].get("tensor_errors", {}).get(f"onnx-{precision}")
+    found = first_divergence(reference, candidate, bundle.units, 1e-3, clean=clean)
+    return None if found is None else found.tensor
+
+
+def _shrinkage(bundle: Bundle, golden: Golden, threads: int | None) -> tuple[ShrinkageDrift, ...]:
+    if not bundle.units or not available("onnxruntime"):
+        return ()
+    windows = golden.windows[: min(len(golden), 64)]
+    reference = probe_outputs(bundle, "fp32", np.ascontiguousarray(windows), threads=threads)
+    rows: list[ShrinkageDrift] = []
+    for precision in bundle.precisions[1:]:
+        if graph_name(precision, probe=True) in bundle.files and reference is not None:
+            found = probe_outputs(bundle, precision, np.ascontiguousarray(windows), threads=threads)
+            if found is not None:
+                rows += drift(reference, found, f"onnx-{precision}")
+    return tuple(rows)
