@@ -9,11 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from drsn_edge.errors import DrsnError
 from drsn_edge.signals.contract import SignalContract
 from drsn_edge.signals.datasets import Dataset
 from drsn_edge.signals.recording import Recording
+
+# A busy machine is no failure.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 Refuses = Callable[..., AbstractContextManager[None]]
 Measure = Callable[..., Recording]

@@ -10,6 +10,8 @@ import numpy as np
 
 from drsn_edge.signals.readers import Signal, pick, stack, unnamed, unreadable
 
+_MAGIC = b"\x93NUMPY"
+
 
 def read(path: Path, wanted: tuple[str, ...] | None) -> Signal:
     """All channels, or the wanted ones by number.
@@ -18,11 +20,16 @@ def read(path: Path, wanted: tuple[str, ...] | None) -> Signal:
         InputError: Not a whole array of numbers, a pickle, or without the channel.
     """
     try:
-        array = np.load(path, allow_pickle=False)
+        with path.open("rb") as handle:
+            # Of anything that it does not know NumPy says that it is a pickle, and how to load that unsafely.
+            if (head := handle.read(6)) != _MAGIC:
+                raise ValueError(
+                    f"a file that starts with {head!r}; an array starts with {_MAGIC!r}, pickles are refused"
+                )
+            handle.seek(0)
+            array = np.load(handle, allow_pickle=False)
     except (ValueError, EOFError, OSError, pickle.UnpicklingError, tokenize.TokenError) as error:
         raise unreadable(path, "NumPy array", error) from None
-    if not isinstance(array, np.ndarray):
-        raise unreadable(path, "NumPy array", "an archive of arrays, which belongs into a .npz file")
     samples = stack(array, "the array", path)
     names = unnamed(samples.shape[0])
     if wanted is not None:

@@ -13,6 +13,7 @@ import numpy as np
 from drsn_edge.signals.readers import RATE_NAMES, Signal, rate_of, unreadable
 from drsn_edge.signals.readers.variables import Variable, choose
 
+_MAGIC = b"PK\x03\x04"
 _DAMAGE = (
     ValueError,
     EOFError,
@@ -35,12 +36,14 @@ def read(path: Path, wanted: tuple[str, ...] | None) -> Signal:
     try:
         # Opened here, because NumPy leaves its own handle open when the archive is damaged.
         with path.open("rb") as handle:
+            if (head := handle.read(4)) != _MAGIC:
+                raise ValueError(f"a file that starts with {head!r}; an archive starts with {_MAGIC!r}")
+            handle.seek(0)
             archive = np.load(handle, allow_pickle=False)
-            if isinstance(archive, np.ndarray):
-                raise unreadable(path, "NumPy archive", "a single array, which belongs into a .npy file")
-            arrays = {name: archive[name] for name in archive.files}
+            members = {name: archive[name] for name in archive.files}
     except _DAMAGE as error:
         raise unreadable(path, "NumPy archive", error) from None
+    arrays = {name: array for name, array in members.items() if isinstance(array, np.ndarray)}  # else plain files
     rate = next((rate_of(arrays.pop(name), path) for name in RATE_NAMES if name in arrays), None)
     variables = {name: Variable(array.shape, array.dtype.kind in "iuf") for name, array in arrays.items()}
     return choose(path, variables, wanted, arrays.__getitem__, rate)
