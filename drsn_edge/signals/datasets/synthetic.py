@@ -12,12 +12,13 @@ McFadden and Smith, "Model for the vibration produced by a single point defect",
   cage; on the outer race it stays in the load zone. Every strike rings a resonance of the housing.
 - Under everything: noise of the sensor and of the structure, and knocks that have nothing to do with any fault.
 
-Each state has three specimens with teeth, resonances and defects of their own, each measured at three loads, in such an
-order that every load and every specimen meets all three speeds.
+Each state has three specimens with teeth, resonances and defects of their own, each measured at three loads and three
+speeds.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,9 +63,11 @@ class _Specimen:
 
 
 def load(spec: DatasetSpec, protocol: str | None) -> Dataset:
-    """Seventy-two recordings: 8 states, 3 specimens, 3 loads. Options: `seed`, and `seconds` for each recording.
+    """Every state, specimen, load and speed: 216 recordings. Options: `seed`, and `seconds` for each recording.
 
     Groups: `load`, `speed` (Hz), `bearing` (the specimen, one state each). The same options give the same samples.
+    Under the protocol `time` there are 4,752 windows to train and 432 independent ones to test. Under `bearing` one
+    specimen of each state trains, and a network mostly learns that specimen: as with real bearings, nothing is wrong.
 
     Raises:
         UsageError: A path, an unknown option, or a value out of bounds.
@@ -72,25 +75,23 @@ def load(spec: DatasetSpec, protocol: str | None) -> Dataset:
     del protocol
     spec.check(path=None, options=("seed", "seconds"))
     seed = int(spec.number("seed", 0, low=0, high=2**31, whole=True))
-    seconds = spec.number("seconds", 4.0, low=0.5, high=60.0)
+    seconds = spec.number("seconds", 2.0, low=0.5, high=60.0)
     samples = round(seconds * RATE_HZ)
     recordings = []
-    for state in STATES:
-        for number in range(SPECIMENS):
-            specimen = _specimen(noise_rng(seed, "specimen", state, number))
-            for rank, load_name in enumerate(LOADS):
-                speed = SPEEDS_HZ[(number + rank) % len(SPEEDS_HZ)]
-                name = f"{state}-{number + 1}"
-                signal = _vibration(state, specimen, speed, rank, samples, noise_rng(seed, "run", state, number, rank))
-                recordings.append(
-                    Recording(
-                        signal=signal[None, :].astype(np.float32),
-                        sample_rate_hz=RATE_HZ,
-                        label=state,
-                        groups={"load": load_name, "speed": f"{speed:g}", "bearing": name},
-                        source=f"synthetic {name} at {speed:g} Hz, load {load_name}",
-                    )
+    for state, number in itertools.product(STATES, range(SPECIMENS)):
+        specimen = _specimen(noise_rng(seed, "specimen", state, number))
+        name = f"{state}-{number + 1}"
+        for (rank, load_name), speed in itertools.product(enumerate(LOADS), SPEEDS_HZ):
+            rng = noise_rng(seed, "run", state, number, rank, speed)
+            recordings.append(
+                Recording(
+                    signal=_vibration(state, specimen, speed, rank, samples, rng)[None, :].astype(np.float32),
+                    sample_rate_hz=RATE_HZ,
+                    label=state,
+                    groups={"load": load_name, "speed": f"{speed:g}", "bearing": name},
+                    source=f"synthetic {name} at {speed:g} Hz, load {load_name}",
                 )
+            )
     return Dataset(
         name="synthetic",
         spec=spec.text,
