@@ -84,8 +84,8 @@ class RangeObserver:
         index = int(np.searchsorted(below, below[-1] * percentile / 100))
         return min((index + 1) * self.limit / len(self.counts), self.largest)
 
-    def _candidates(self) -> NDArray[np.floating[Any]]:
-        return np.linspace(0.1 * self.largest, self.largest, 91)
+    def _candidates(self) -> NDArray[np.float64]:
+        return np.asarray(self.largest * np.arange(10, 101) / 100, dtype=np.float64)
 
     def _best(self, cost: Any) -> float:
         candidates = self._candidates()

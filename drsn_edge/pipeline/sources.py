@@ -79,7 +79,8 @@ def _needed(config: Path | None, source: str) -> Path:
 
 
 def _from_run(path: Path) -> Source:
-    from drsn_edge.model.checkpoint import load_checkpoint, weight_bytes
+    from drsn_edge.model.checkpoint import load_checkpoint
+    from drsn_edge.model.weights import weight_bytes
 
     checkpoint = load_checkpoint(path)
     return Source(
@@ -96,7 +97,8 @@ def _from_run(path: Path) -> Source:
 
 
 def _from_state_dict(path: Path, config: Path) -> Source:
-    from drsn_edge.model.checkpoint import load_state_dict_file, weight_bytes
+    from drsn_edge.model.checkpoint import load_state_dict_file
+    from drsn_edge.model.weights import weight_bytes
 
     checkpoint = load_state_dict_file(path, config)
     return Source(
@@ -113,7 +115,7 @@ def _from_state_dict(path: Path, config: Path) -> Source:
 
 
 def _from_class(source: str, config: Path, weights: Path | None) -> Source:
-    from drsn_edge.model.checkpoint import read_safetensors, read_torch, weight_bytes
+    from drsn_edge.model.weights import read_safetensors, read_torch, weight_bytes
 
     contract, labels = read_config(config)
     module_name, _, attribute = source.partition(":")
@@ -130,7 +132,7 @@ def _from_class(source: str, config: Path, weights: Path | None) -> Source:
         network = factory()
     except TypeError as error:
         raise UsageError(
-            "the model class needs arguments", got=f"{source}: {error}", expected="a class or function without arguments",
+            "the model class needs arguments", got=f"{source}: {error}", expected="a callable without arguments",
             hint="write a function that makes the model, and name that",
         ) from None  # fmt: skip
     torch = require("torch", purpose="loading a network")

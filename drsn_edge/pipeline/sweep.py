@@ -27,14 +27,14 @@ class SweepOptions:
     """What is swept.
 
     Attributes:
-        noises: Kinds of noise.
+        noises: Kinds of noise; None takes those of the training, or Gaussian.
         snrs_db: Levels, beside clean windows.
         draws: Noise draws per window at gated levels; None plans them so that the gate can decide, between 10 and 40.
         seed: Of the noise.
         batch: Windows in memory.
     """
 
-    noises: tuple[Noise, ...] = ("gaussian",)
+    noises: tuple[Noise, ...] | None = None
     snrs_db: tuple[float, ...] = tuple(range(-10, 11, 2))
     draws: int | None = None
     seed: int = 1
@@ -56,11 +56,12 @@ def sweep(
     window. Noise is drawn anew for every level, the same for all variants.
     """
     options = options or SweepOptions()
+    noises = ("gaussian",) if options.noises is None else options.noises
     windows = data.windows("test", overlap=False)
     draws = options.draws or planned_draws(gate, len(windows))
     shifted = data.shifted("test", draws=draws)
     levels: list[tuple[str, float | None]] = [("none", None)]
-    levels += [(noise, snr) for noise in options.noises for snr in options.snrs_db]
+    levels += [(noise, snr) for noise in noises for snr in options.snrs_db]
     passes = [len(shifted)] + [
         len(windows) * (draws if gate.gates(noise, snr) else min(draws, _LEAST)) for noise, snr in levels[1:]
     ]
@@ -95,4 +96,4 @@ def _noisy(source: Windows, rows: slice, noise: str, snr: float | None, seed: in
     if snr is None:
         return x
     rng = noise_rng(seed, "sweep", noise, snr, draw, rows.start)
-    return add_noise(x, snr, noise, rng)  # type: ignore[arg-type]  # a kind that options.noises named
+    return add_noise(x, snr, noise, rng)  # type: ignore[arg-type]  # one of `noises`

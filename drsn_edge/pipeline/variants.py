@@ -139,8 +139,8 @@ def _engine(bundle: Bundle, key: str, plan: str, stack: contextlib.ExitStack) ->
     info = bundle.read_json(f"engines/{key}/engine.json")
     name, runner_name = f"engine-{info['precision']}", str(info["runner"])
     here = preflight.describe_here()
-    if here.device is None:
-        return Variant(name, runner_name, None, "no GPU")
+    if here.device.device is None:
+        return Variant(name, runner_name, None, f"no GPU: {here.device.reason}")
     path = bundle.file(plan)
     reasons = preflight.preflight(read_plan_header(path), info, here)
     if reasons:

@@ -88,13 +88,12 @@ def verify(
             notes += model_data.notes
             note = model_data.segments("test")[1]
             notes += [note] if note else []
-            options = options or _sweep_options(training)
             decisions = sweep(
                 variants,
                 model_data,
                 reference="pytorch" if live else "onnx-fp32",
                 gate=judged_by,
-                options=options,
+                options=_sweep_options(options, training),
                 progress=progress,
             )
     result = ParityResult(
@@ -131,9 +130,10 @@ def _gate(bundle: Bundle, gate: Path | Gate | None) -> Gate:
     return Gate.from_json(bundle.manifest["tolerances"].get("gate", {}))
 
 
-def _sweep_options(training: Mapping[str, Any] | None) -> SweepOptions:
-    noises = tuple(training["noises"]) if training else ()
-    return dataclasses.replace(SweepOptions(), noises=noises) if noises else SweepOptions()
+def _sweep_options(options: SweepOptions | None, training: Mapping[str, Any] | None) -> SweepOptions:
+    chosen = options or SweepOptions()
+    trained = tuple(training["noises"]) if training else ()
+    return dataclasses.replace(chosen, noises=trained) if chosen.noises is None and trained else chosen
 
 
 def _require_engines(result: ParityResult) -> None:

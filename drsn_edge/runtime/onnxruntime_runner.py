@@ -91,6 +91,11 @@ class OnnxRuntimeRunner(Runner):
             ) from error
         self._declare(map(_spec, self._session.get_inputs()), map(_spec, self._session.get_outputs()))
 
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the file says of itself: labels, contract, version. Known once the runner is active."""
+        return {} if self._session is None else dict(self._session.get_modelmeta().custom_metadata_map)
+
     def _deactivate(self) -> None:
         self._session = None
 

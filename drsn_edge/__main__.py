@@ -1,0 +1,5 @@
+"""`python -m drsn_edge`."""
+
+from drsn_edge.cli import main
+
+main()

@@ -1,0 +1,115 @@
+"""`drsn-edge export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from drsn_edge.cli import options as common
+from drsn_edge.cli.ui import session
+from drsn_edge.errors import OutOfTolerance
+
+EPILOG = """
+Examples:
+
+    drsn-edge export runs/cw --out cw.drsn --calibrate cwru:../shared/data/cwru --target sm86
+
+    drsn-edge export weights.pt --config network.json --out mine.drsn --calibrate table:recordings.csv
+
+    drsn-edge export mymodels:make_drsn --weights mine.pt --config mine.json --out mine.drsn
+"""
+
+
+def command(
+    source: Annotated[str, typer.Argument(help="Run folder, FILE.onnx, FILE.pt, or module:Class.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The bundle, NAME.drsn.")],
+    calibrate: Annotated[
+        str | None,
+        typer.Option(metavar="DATASET", help="Its training windows calibrate int8, its test windows verify."),
+    ] = None,
+    where: common.Where = None,
+    load: common.Load = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            is_eager=True,
+            callback=common.read_options,
+            help="Contract and labels of a network that is no run (JSON or TOML); a TOML file may hold options too.",
+        ),
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="State dict of a module:Class.")] = None,
+    precision: Annotated[str, typer.Option(help="Graphs to make.")] = "fp32,fp16,int8",
+    engine: Annotated[str, typer.Option(help="Precisions of the engines to build, or none.")] = "fp16",
+    backend: Annotated[str, typer.Option(help="auto, tensorrt or rtx.")] = "auto",
+    target: Annotated[
+        list[str] | None, typer.Option(help="GPU to build for, as sm86; may be given more than once (RTX only).")
+    ] = None,
+    max_batch: Annotated[int, typer.Option(min=1, help="Largest batch of the engine.")] = 256,
+    opset: Annotated[int, typer.Option(help="17 to 21; 17 is read by every TensorRT from 8.5 on.")] = 17,
+    telemetry: Annotated[bool, typer.Option("--telemetry", help="Thresholds and zeroed shares as outputs.")] = False,
+    quantize_first: Annotated[
+        bool, typer.Option("--quantize-first", help="The first convolution in int8 too.")
+    ] = False,
+    calibration_windows: Annotated[int, typer.Option(min=1, help="Windows that calibrate.")] = 512,
+    method: Annotated[str, typer.Option(help="auto, min-max, percentile, mse or entropy.")] = "auto",
+    report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html.")] = True,
+    seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
+    force: common.Force = False,
+    dry_run: common.DryRun = False,
+    threads: common.Threads = None,
+    json: common.Json = False,
+    quiet: common.Quiet = False,
+    debug: common.Debug = False,
+) -> None:
+    """Make the graphs, the engine if a builder is at hand, the parity check and the report: one bundle."""
+    with session(json=json, quiet=quiet, debug=debug) as ui:
+        from drsn_edge.pipeline.export import ExportOptions, check_export, export
+
+        options = ExportOptions(
+            precisions=common.parse_list(precision, what="precision"),
+            opset=opset,
+            telemetry=telemetry,
+            quantize_first=quantize_first,
+            method=method,
+            calibration_windows=calibration_windows,
+            engines=common.parse_list(engine, what="engine precision"),
+            backend=backend,
+            targets=tuple(target or ()),
+            max_batch=max_batch,
+            report=report,
+            seed=seed,
+        )
+        chosen = common.parse_where(where, load)
+        if dry_run:
+            plan = check_export(
+                source, out=out, calibrate=calibrate, where=chosen, config=config, weights=weights, options=options,
+                force=force,
+            )  # fmt: skip
+            ui.show(plan, lambda console: console.print_json(data=plan))
+            return
+        result = export(
+            source,
+            out=out,
+            calibrate=calibrate,
+            where=chosen,
+            config=config,
+            weights=weights,
+            options=options,
+            force=force,
+            threads=threads,
+            progress=ui.progress,
+        )
+        ui.notices(result.notes)
+        from drsn_edge.cli.tables import export_table
+
+        ui.show(result.to_json(), lambda console: export_table(console, result))
+        if not result.parity.passed:
+            raise OutOfTolerance(
+                f"{out} was written, but {len(result.parity.failures)} checks fail",
+                got=str(result.parity.failures[0].where),
+                expected="every variant within its tolerance",
+                hint=f"see {out}/report.html, or drsn-edge verify {out}",
+            )

@@ -1,0 +1,43 @@
+"""`drsn-edge inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from drsn_edge.cli import options as common
+from drsn_edge.cli.ui import session
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+EPILOG = """
+Examples:
+
+    drsn-edge inspect cw.drsn
+
+    drsn-edge inspect cw.drsn/engines/rtx-1.7.1.116-sm86-fp16/model.fp16.engine --json
+"""
+
+
+def command(
+    path: Annotated[Path, typer.Argument(help="A bundle, run folder, engine, .onnx or .safetensors file.")],
+    json: common.Json = False,
+    debug: common.Debug = False,
+) -> None:
+    """Say what a file or folder is: precisions, plan, engines, contract, hashes."""
+    with session(json=json, quiet=True, debug=debug) as ui:
+        from drsn_edge.pipeline.inspect import inspect
+
+        facts = inspect(path)
+
+        def render(console: Console) -> None:
+            from drsn_edge.cli.tables import facts_table
+
+            facts_table(console, facts)
+
+        ui.show(facts, render)
+        if facts.get("damaged"):
+            raise typer.Exit(4)

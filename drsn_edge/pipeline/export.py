@@ -1,0 +1,237 @@
+"""`export`: from a network to a bundle that has been checked, in one go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from drsn_edge.bundle import Bundle, check_bundle_output, fill_folder
+from drsn_edge.errors import MissingError, UsageError
+from drsn_edge.extras import require
+from drsn_edge.files import new_folder
+from drsn_edge.parity.result import ParityResult
+from drsn_edge.pipeline.build import BuildResult, EngineRecord, build
+from drsn_edge.pipeline.data import ModelData, open_data
+from drsn_edge.pipeline.sources import Source, load_source
+from drsn_edge.pipeline.sweep import SweepOptions
+from drsn_edge.pipeline.verify import verify
+from drsn_edge.progress import SILENT, Progress
+
+PRECISIONS = ("fp32", "fp16", "int8")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How a network is exported.
+
+    Attributes:
+        precisions: Graphs to make; fp32 always is.
+        opset: 17 to 21.
+        telemetry: Thresholds and zeroed shares as outputs of every graph.
+        quantize_first: The first convolution in int8 too.
+        method: Range method of the calibration, `auto` tries all on held-out windows.
+        calibration_windows: How many calibrate; half as many more judge the range methods.
+        engines: Precisions of the engines to build; empty for none.
+        backend: `auto`, `tensorrt` or `rtx`.
+        targets: GPUs to build for, as `sm86`.
+        max_batch: Of the engines.
+        report: Write report.html.
+        seed: Of every draw.
+    """
+
+    precisions: tuple[str, ...] = PRECISIONS
+    opset: int = 17
+    telemetry: bool = False
+    quantize_first: bool = False
+    method: str = "auto"
+    calibration_windows: int = 512
+    engines: tuple[str, ...] = ("fp16",)
+    backend: str = "auto"
+    targets: tuple[str, ...] = ()
+    max_batch: int = 256
+    report: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, values in (("precision", self.precisions), ("engine precision", self.engines)):
+            unknown = [value for value in values if value not in PRECISIONS]
+            if unknown:
+                raise UsageError(f"unknown {name}", got=unknown[0], expected=", ".join(PRECISIONS))
+
+
+@dataclass(frozen=True, eq=False)
+class ExportResult:
+    """What `export` made.
+
+    Attributes:
+        bundle: The finished bundle.
+        parity: What `verify` said of it; the bundle is kept when it failed, and says so.
+        engines: Built.
+        plan: Rows of the precision plan; empty without int8.
+        notes: What the user should know.
+    """
+
+    bundle: Bundle
+    parity: ParityResult
+    engines: tuple[EngineRecord, ...]
+    plan: tuple[Mapping[str, str], ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "format_version": 1,
+            "bundle": str(self.bundle.path),
+            "digest": self.bundle.digest,
+            "passed": self.parity.passed,
+            "files": self.bundle.manifest["files"],
+            "engines": [{"key": engine.key, "info": engine.info} for engine in self.engines],
+            "plan": [dict(row) for row in self.plan],
+            "parity": self.parity.to_json(),
+            "notes": list(self.notes),
+        }
+
+
+def export(
+    source: str | Path,
+    *,
+    out: Path,
+    calibrate: str | None = None,
+    where: Mapping[str, str] | None = None,
+    config: Path | None = None,
+    weights: Path | None = None,
+    options: ExportOptions | None = None,
+    sweep: SweepOptions | None = None,
+    force: bool = False,
+    threads: int | None = None,
+    progress: Progress = SILENT,
+) -> ExportResult:
+    """Make the graphs, the engine if a builder is at hand, the parity check and the report, and bundle them.
+
+    Args:
+        source: A run folder, `FILE.onnx`, `FILE.pt`, or `module:Class`.
+        out: The bundle, `NAME.drsn`.
+        calibrate: A data set by name: its training windows calibrate int8, its test windows are verified on. Without
+            one there is no int8 graph, and golden windows are made from noise.
+        where: Group values that recordings are chosen by.
+        config: Contract and labels of a foreign network.
+        weights: State dict of a `module:Class`.
+        options: How.
+        sweep: Of the parity check.
+        force: Replace an existing bundle.
+        threads: Of ONNX Runtime.
+        progress: Where steps go.
+
+    Raises:
+        UsageError: Options that do not fit together, or an output that exists.
+        InputError: A file or data that cannot be used.
+        OutOfTolerance: The graph does not equal the network.
+        MissingDependency: torch, onnx or onnxruntime is not installed.
+    """
+    options = options or ExportOptions()
+    loaded, data = _prepare(source, out, calibrate, where, config, weights, options, force=force)
+    # Imported late: this module is the public function, and `drsn_edge.export` must not load onnx before it is called.
+    from drsn_edge.pipeline.graphs import make_graphs
+
+    made = make_graphs(loaded, data, options=options, threads=threads, progress=progress)
+    notes = [*made.notes, *(data.notes if data is not None else ())]
+    with new_folder(out, force=force) as work:
+        bundle = fill_folder(work, made.manifest | {"name": out.name.removesuffix(".drsn")}, made.files)
+        engines, bundle = _engines(bundle, options, notes, progress)
+        parity = verify(bundle, data=calibrate, where=where, options=sweep, threads=threads, progress=progress)
+        if options.report:
+            from drsn_edge.pipeline.reporting import add_report
+
+            bundle = add_report(bundle, parity, title=out.name, notes=notes, threads=threads)
+    return ExportResult(Bundle.open(out), parity, engines, made.plan, tuple(dict.fromkeys([*notes, *parity.notes])))
+
+
+def check_export(
+    source: str | Path,
+    *,
+    out: Path,
+    calibrate: str | None = None,
+    where: Mapping[str, str] | None = None,
+    config: Path | None = None,
+    weights: Path | None = None,
+    options: ExportOptions | None = None,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Everything that `export` checks before it starts, and what it would make; writes nothing.
+
+    Arguments and errors as for `export`.
+    """
+    options = options or ExportOptions()
+    loaded, data = _prepare(source, out, calibrate, where, config, weights, options, force=force)
+    training = None if data is None else data.windows("train", overlap=True)
+    return {
+        "bundle": str(out),
+        "network": loaded.config,
+        "contract": loaded.contract.to_json(),
+        "labels": list(loaded.labels),
+        "graphs": [name for name in options.precisions if name != "int8" or data is not None],
+        "engines": [name for name in options.engines if name in options.precisions],
+        "targets": list(options.targets),
+        "calibration_windows": 0 if training is None else min(options.calibration_windows, len(training)),
+    }
+
+
+def _prepare(
+    source: str | Path,
+    out: Path,
+    calibrate: str | None,
+    where: Mapping[str, str] | None,
+    config: Path | None,
+    weights: Path | None,
+    options: ExportOptions,
+    *,
+    force: bool,
+) -> tuple[Source, ModelData | None]:
+    check_bundle_output(out, force=force)
+    require("onnx", "onnx_ir", "onnxscript", purpose="exporting")
+    require("onnxruntime", purpose="exporting", extra="host")
+    if calibrate is None and ("int8" in options.engines or options.precisions == ("int8",)):
+        raise _no_data("int8")
+    loaded = load_source(str(source), config=config, weights=weights)
+    if calibrate is None:
+        return loaded, None
+    data = open_data(
+        calibrate, contract=loaded.contract, labels=loaded.labels, training=loaded.training, split=loaded.split,
+        where=where,
+    )  # fmt: skip
+    return loaded, data
+
+
+def _no_data(what: str) -> UsageError:
+    return UsageError(
+        f"{what} needs calibration data",
+        got="no --calibrate",
+        expected="--calibrate DATASET, recordings of the kind that the network was trained on",
+        hint="random data would damage every scale without an error; there is no default",
+    )
+
+
+def _engines(
+    bundle: Bundle, options: ExportOptions, notes: list[str], progress: Progress
+) -> tuple[tuple[EngineRecord, ...], Bundle]:
+    """Build what was asked; a builder that is not here is a notice, a target that was named makes it an error."""
+    wanted = [precision for precision in options.engines if precision in bundle.precisions]
+    if not wanted:
+        return (), bundle
+    try:
+        result: BuildResult = build(
+            bundle,
+            precisions=wanted,
+            backend=options.backend,
+            targets=options.targets,
+            max_batch=options.max_batch,
+            progress=progress,
+        )
+    except MissingError as error:
+        if options.targets or options.backend != "auto":
+            raise
+        notes.append(f"no engine was built: {error.got or error.what}; {error.hint}")
+        return (), bundle
+    return result.engines, Bundle.open(bundle.path)

@@ -1,0 +1,276 @@
+"""The graphs of every precision, checked against the network, with calibration and golden vectors."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drsn_edge._version import __version__
+from drsn_edge.bundle import CALIBRATION, GOLDEN, SPLIT, WEIGHTS, NewFile, graph_name
+from drsn_edge.calibration.calibrate import CalibrationOptions, calibrate, tool_versions
+from drsn_edge.calibration.quantize import quantize
+from drsn_edge.calibration.windows import choose
+from drsn_edge.errors import OutOfTolerance
+from drsn_edge.exporters.canonical import CanonicalGraph, CanonicalOptions, canonicalise, parse
+from drsn_edge.exporters.precision import emulated, to_half, with_probes, with_telemetry
+from drsn_edge.files import dump_json, sha256_bytes
+from drsn_edge.golden import Golden
+from drsn_edge.parity.gate import Gate
+from drsn_edge.parity.ledger import compare
+from drsn_edge.parity.localise import tensor_errors
+from drsn_edge.parity.tolerances import derive
+from drsn_edge.pipeline.data import ModelData
+from drsn_edge.pipeline.golden import choose_golden
+from drsn_edge.pipeline.sources import Source
+from drsn_edge.progress import SILENT, Progress
+from drsn_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
+from drsn_edge.runtime.runner import run_batched
+from drsn_edge.signals.noise import Noise
+from drsn_edge.signals.windows import Windows
+
+if TYPE_CHECKING:
+    from drsn_edge.pipeline.export import ExportOptions
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Graphs:
+    """Files of a bundle and its manifest, before engines and report.
+
+    Attributes:
+        files: By name.
+        manifest: Without `files`.
+        plan: Rows of the precision plan; empty without int8.
+        notes: What the user should know.
+    """
+
+    files: Mapping[str, NewFile]
+    manifest: dict[str, Any]
+    plan: tuple[Mapping[str, str], ...]
+    notes: tuple[str, ...]
+
+
+def make_graphs(
+    source: Source,
+    data: ModelData | None,
+    *,
+    options: ExportOptions,
+    threads: int | None = None,
+    progress: Progress = SILENT,
+) -> Graphs:
+    """Make and check everything that needs no builder.
+
+    Raises:
+        OutOfTolerance: The canonical graph does not equal the network.
+        InputError: The network or the data cannot be used.
+    """
+    notes: list[str] = []
+    with progress.step("canonical graph") as step:
+        graph, reference = _canonical(source, options)
+        notes += graph.notes
+        step.advance()
+    pool, real = _reference_windows(data, source, seed=options.seed)
+    noises, snr = _trained_noise(source)
+    windows, y, snr_db = choose_golden(pool, reference["fp32"], noises=noises or ("gaussian",), seed=options.seed)
+    fp32 = graph.to_bytes()
+    _ensure_equal(fp32, reference["fp32"](windows), windows, threads)
+    plain: dict[str, bytes] = {"fp32": fp32}
+    if "fp16" in options.precisions:
+        plain["fp16"] = to_half(graph).to_bytes()
+    weights_sha256 = sha256_bytes(source.weights if source.weights is not None else fp32)
+    files: dict[str, NewFile] = {}
+    plan: tuple[Mapping[str, str], ...] = ()
+    calibration: dict[str, Any] | None = None
+    if "int8" in options.precisions and data is None:
+        notes.append(
+            "no int8 graph: it needs --calibrate DATASET, recordings of the kind that the network was trained on"
+        )
+    elif "int8" in options.precisions and data is not None:
+        training = data.windows("train", overlap=True)
+        chosen = choose(training, count=options.calibration_windows, noises=noises, snr_db=snr, seed=options.seed)
+        held_out = choose(
+            pool,
+            count=options.calibration_windows // 2,
+            noises=noises,
+            snr_db=snr,
+            seed=options.seed,
+            stream="held-out",
+        )
+        found = calibrate(
+            graph, chosen, held_out, contract=source.contract, weights_sha256=weights_sha256,
+            options=CalibrationOptions(
+                method=options.method, quantize_first=options.quantize_first, threads=threads
+            ),
+            progress=progress,
+        )  # fmt: skip
+        calibration = found.to_json()
+        plan = tuple(found.plan.to_json())
+        plain["int8"] = quantize(graph, plan=found.plan, scales=found.scales, glue="fp16").to_bytes()
+        plain["int8-fp32"] = quantize(graph, plan=found.plan, scales=found.scales, glue="fp32").to_bytes()
+        notes.append(f"{found.plan.summary}, ranges by {found.method} from {found.windows} windows")
+        files[CALIBRATION] = NewFile(dump_json(calibration).encode(), "calibration")
+    for name, content in plain.items():
+        files[graph_name(name)] = NewFile(with_telemetry(content) if options.telemetry else content, "graph")
+        if graph.units:
+            files[graph_name(name, probe=True)] = NewFile(with_probes(content), "probe")
+    with progress.step("golden vectors") as step:
+        golden, errors = _golden(
+            source, graph, plain, reference, windows, y if real else np.full_like(y, -1), snr_db, threads
+        )
+        step.advance()
+    files[GOLDEN] = NewFile(golden.to_bytes(), "golden")
+    if source.weights is not None:
+        files[WEIGHTS] = NewFile(source.weights, "weights")
+    if source.split is not None:
+        files[SPLIT] = NewFile(dump_json(source.split.to_json()).encode(), "split")
+    manifest = _manifest(source, graph, weights_sha256, calibration, golden, errors, snr)
+    return Graphs(files, manifest, plan, tuple(notes))
+
+
+def _canonical(
+    source: Source, options: ExportOptions
+) -> tuple[CanonicalGraph, dict[str, Callable[[NDArray[np.float32]], Array]]]:
+    """The graph, and the reference in FP32 and, as the noise floor, in FP64."""
+    settings = CanonicalOptions(opset=options.opset)
+    if source.onnx is not None:
+        original = source.onnx
+        graph = canonicalise(parse(original), contract=source.contract, labels=source.labels, options=settings)
+
+        def run(x: NDArray[np.float32]) -> Array:
+            return _foreign_logits(original, x)
+
+        return graph, {"fp32": run, "fp64": run}
+    import torch
+
+    from drsn_edge.exporters.torch_graph import export_network
+
+    graph = export_network(source.module, contract=source.contract, labels=source.labels, options=settings)
+
+    def torch_logits(kind: torch.dtype) -> Callable[[NDArray[np.float32]], Array]:
+        import copy
+
+        module = copy.deepcopy(source.module).to("cpu", kind).eval()
+
+        def run(x: NDArray[np.float32]) -> Array:
+            with torch.inference_mode():
+                pieces = [module(torch.from_numpy(x[i : i + 64]).to(kind)).numpy() for i in range(0, len(x), 64)]
+            return np.concatenate(pieces)
+
+        return run
+
+    return graph, {"fp32": torch_logits(torch.float32), "fp64": torch_logits(torch.float64)}
+
+
+def _foreign_logits(data: bytes, x: NDArray[np.float32]) -> Array:
+    with OnnxRuntimeRunner(data) as runner:
+        (output,) = runner.outputs
+        return run_batched(runner, x)[output]
+
+
+def _ensure_equal(data: bytes, wanted: Array, windows: NDArray[np.float32], threads: int | None) -> None:
+    """The exporter's promise: the graph decides as the network and differs by FP32 rounding only."""
+    with OnnxRuntimeRunner(data, threads=threads) as runner:
+        found = run_batched(runner, windows)["logits"]
+    error, tolerance = compare(wanted, found), derive("export", "fp32")
+    broken = tolerance.violations(error)
+    if broken:
+        raise OutOfTolerance(
+            "the exported graph does not equal the network",
+            got=", ".join(f"{item.figure} {item.value:.3g}" for item in broken),
+            expected=", ".join(f"{item.figure} {item.limit:.3g}" for item in broken),
+            hint="this is a defect of the exporter: please report the network",
+        )
+
+
+def _golden(
+    source: Source,
+    graph: CanonicalGraph,
+    plain: Mapping[str, bytes],
+    reference: Mapping[str, Callable[[NDArray[np.float32]], Array]],
+    windows: NDArray[np.float32],
+    y: NDArray[np.int64],
+    snr_db: NDArray[np.float32],
+    threads: int | None,
+) -> tuple[Golden, dict[str, dict[str, float]]]:
+    """Recorded results of every form, and how far the probes of each precision are from those of FP32."""
+    logits: dict[str, Array] = {
+        "pytorch": reference["fp32"](windows).astype(np.float32),
+        "pytorch-fp64": reference["fp64"](windows).astype(np.float64),
+    }
+    errors: dict[str, dict[str, float]] = {}
+    wanted: dict[str, Array] = {}
+    names = [unit.name for unit in graph.units]
+    for name, content in plain.items():
+        with OnnxRuntimeRunner(emulated(with_probes(content) if names else content), threads=threads) as runner:
+            found = run_batched(runner, windows, batch=32)
+        logits[f"onnx-{name}"] = found["logits"]
+        if name == "fp32":
+            wanted = found
+        errors[f"onnx-{name}"] = tensor_errors(wanted, found, names)
+    thresholds = {name: wanted[f"{name}.threshold"] for name in names}
+    with contextlib.suppress(ImportError):
+        from drsn_edge.model.network import Network
+
+        if isinstance(source.module, Network) and names:
+            from drsn_edge.model.runner import TorchRunner
+
+            with TorchRunner(source.module, probe=True) as torch_runner:
+                probes = torch_runner.run({"window": windows})
+            columns = {name: thresholds[name].shape[1] for name in names}
+            thresholds = {name: probes[f"{name}.threshold"][:, : columns[name]] for name in names}
+    return Golden(windows, y, snr_db, logits, thresholds), errors
+
+
+def _manifest(
+    source: Source,
+    graph: CanonicalGraph,
+    weights_sha256: str,
+    calibration: dict[str, Any] | None,
+    golden: Golden,
+    errors: Mapping[str, Mapping[str, float]],
+    snr: tuple[float, float] | None,
+) -> dict[str, Any]:
+    gate = Gate().for_trained(None if snr is None else snr[0])
+    noise_floor = compare(golden.logits["pytorch-fp64"], golden.logits["pytorch"])
+    return {
+        "drsn_edge": __version__,
+        "model": {
+            "source": source.name,
+            "network": source.config,
+            "units": [unit.name for unit in graph.units],
+            "weights_sha256": weights_sha256,
+        },
+        "contract": source.contract.to_json(),
+        "labels": list(source.labels),
+        "tolerances": {"gate": gate.to_json(), "noise_floor_max_abs": noise_floor.max_abs, "tensor_errors": errors},
+        "provenance": {
+            "training": source.training,
+            "calibration": None
+            if calibration is None
+            else {"method": calibration["method"], "windows": calibration["windows"], "trials": calibration["trials"]},
+            "tools": tool_versions(),
+        },
+    }
+
+
+def _trained_noise(source: Source) -> tuple[tuple[Noise, ...], tuple[float, float] | None]:
+    if source.training is None or not source.training["noises"] or source.training["snr_db"] is None:
+        return (), None
+    low, high = source.training["snr_db"]
+    return tuple(source.training["noises"]), (float(low), float(high))
+
+
+def _reference_windows(data: ModelData | None, source: Source, *, seed: int) -> tuple[Windows, bool]:
+    """Windows for golden vectors, not trained on where that is known; and whether their classes are real."""
+    if data is not None:
+        return data.windows("validation" if source.split is not None else "test", overlap=False), True
+    # Seeded noise compares forms of one network; it calibrates nothing, and its classes are made up.
+    x = np.random.default_rng(seed).standard_normal((256, *source.contract.shape), dtype=np.float32)
+    y = np.arange(256, dtype=np.int64) % len(source.labels)
+    return Windows(x=x, y=y, cluster=np.arange(256, dtype=np.int64), labels=source.labels), False

@@ -1,0 +1,126 @@
+"""`inspect`: what a file says of itself. Needs neither torch nor onnx."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+from drsn_edge.bundle import CALIBRATION, MANIFEST, Bundle
+from drsn_edge.errors import InputError
+from drsn_edge.files import read_json, sha256_file
+from drsn_edge.runtime.plan import read_plan_header
+
+_HEADER_LIMIT = 16 << 20
+
+
+def inspect(path: Path | str) -> dict[str, Any]:
+    """What is at a path: a bundle, a run folder, an engine, an ONNX file, or safetensors.
+
+    Returns:
+        Plain JSON values; `kind` says which.
+
+    Raises:
+        InputError: Nothing there, or nothing that is known.
+    """
+    target = Path(path)
+    if not target.exists():
+        raise InputError(
+            "there is nothing to inspect", got=target, expected="a bundle, a run, an engine, or a model file"
+        )
+    if (target / MANIFEST).is_file():
+        return _bundle(target)
+    if (target / "config.json").is_file():
+        return _run(target)
+    if target.is_dir():
+        raise InputError(
+            "this folder is neither a bundle nor a run", got=target, expected=f"{MANIFEST} or config.json in it"
+        )
+    facts: dict[str, Any] = {"path": str(target), "size": target.stat().st_size, "sha256": sha256_file(target)}
+    if target.suffix == ".safetensors":
+        return facts | {"kind": "safetensors", "tensors": _safetensors(target)}
+    if target.suffix == ".onnx":
+        return facts | _onnx(target)
+    return facts | _engine(target)
+
+
+def _bundle(path: Path) -> dict[str, Any]:
+    bundle = Bundle.open(path)
+    damaged = []
+    for name in bundle.files:
+        try:
+            bundle.file(name)
+        except InputError as error:
+            damaged.append({"file": name, "problem": error.what, "got": error.got})
+    plan = bundle.read_json(CALIBRATION)["plan"] if CALIBRATION in bundle.files and not damaged else []
+    engines = {}
+    for key in bundle.engines():
+        info = f"engines/{key}/engine.json"
+        engines[key] = bundle.read_json(info) if not damaged else None
+    return {
+        "kind": "bundle",
+        "path": str(path),
+        "digest": bundle.digest,
+        "damaged": damaged,
+        "model": bundle.manifest["model"],
+        "contract": bundle.manifest["contract"],
+        "labels": list(bundle.labels),
+        "precisions": list(bundle.precisions),
+        "plan": plan,
+        "engines": engines,
+        "provenance": bundle.manifest["provenance"],
+        "files": bundle.manifest["files"],
+    }
+
+
+def _run(path: Path) -> dict[str, Any]:
+    value = read_json(path / "config.json", what="the run's configuration")
+    return {"kind": "run", "path": str(path)} | value
+
+
+def _safetensors(path: Path) -> dict[str, Any]:
+    """Names, types and shapes from the header: 8 bytes of length, then JSON."""
+    with path.open("rb") as handle:
+        start = handle.read(8)
+        size = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 2 <= size <= _HEADER_LIMIT:
+            raise InputError(
+                "this is no safetensors file", got=f"{path}: header of {size} bytes", expected="a JSON header"
+            )
+        try:
+            header = json.loads(handle.read(size))
+        except ValueError as error:
+            raise InputError("this is no safetensors file", got=f"{path}: {error}", expected="a JSON header") from None
+    return {name: {"dtype": t["dtype"], "shape": t["shape"]} for name, t in header.items() if name != "__metadata__"}
+
+
+def _onnx(path: Path) -> dict[str, Any]:
+    """Through ONNX Runtime: what a device has."""
+    from drsn_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
+
+    with OnnxRuntimeRunner(path) as runner:
+        return {
+            "kind": "onnx",
+            "inputs": [str(spec) for spec in runner.inputs.values()],
+            "outputs": [str(spec) for spec in runner.outputs.values()],
+            "metadata": runner.metadata,
+        }
+
+
+def _engine(path: Path) -> dict[str, Any]:
+    header = read_plan_header(path)
+    if header.kind == "unknown":
+        raise InputError(
+            "this file is of no kind that is known", got=path, expected="an engine, .onnx or .safetensors",
+            hint="an engine of another toolkit may have a header of its own in front of the plan",
+        )  # fmt: skip
+    sidecar = path.with_name("engine.json")
+    return {
+        "kind": "engine",
+        "backend": header.kind,
+        "version": header.version,
+        "targets": list(header.targets or ()),
+        "notes": list(header.notes),
+        "info": read_json(sidecar) if sidecar.is_file() else None,
+    }

@@ -1,0 +1,256 @@
+"""`train`: load a data set, split it, cut windows, fit, keep the best epoch, score it on the test part."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from drsn_edge.errors import UsageError
+from drsn_edge.extras import require
+from drsn_edge.files import check_output, write_json
+from drsn_edge.progress import SILENT, Progress
+from drsn_edge.signals.datasets import Dataset, load_dataset
+from drsn_edge.signals.noise import Noise
+from drsn_edge.signals.splits import PARTS, Part, Split, split
+from drsn_edge.signals.windows import Windows, cut
+
+if TYPE_CHECKING:
+    from drsn_edge.model.checkpoint import Checkpoint, TrainingRecord
+    from drsn_edge.model.network import Network
+    from drsn_edge.training.evaluate import Score
+
+SCORES = "scores.json"
+
+# The fewest steps that the schedule needs, whatever the size of the data set, and the fewest and most epochs.
+_STEPS, _LEAST, _MOST = 1000, 20, 200
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A trained network.
+
+    Attributes:
+        run: The run folder: a checkpoint with `log.jsonl`, `state.pt` and `scores.json`.
+        training: What the checkpoint says of the training; no scores after a dry run.
+        scores: Of the test part: clean, then every kind of noise over the sweep.
+        windows: How many windows each part has.
+        notes: What the user should know, one sentence each.
+    """
+
+    run: Path
+    training: TrainingRecord
+    scores: tuple[Score, ...]
+    windows: Mapping[Part, int]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "format_version": 1,
+            "run": str(self.run),
+            "training": self.training.to_json(),
+            "scores": [score.to_json() for score in self.scores],
+            "windows": dict(self.windows),
+            "notes": list(self.notes),
+        }
+
+
+def train(
+    dataset: str,
+    *,
+    out: Path,
+    model: str = "drsn-cw",
+    preset: str = "paper",
+    protocol: str = "time",
+    fold: int = 0,
+    where: Mapping[str, str] | None = None,
+    noise: tuple[Noise, ...] = ("gaussian",),
+    snr: tuple[float, float] | None = (-6.0, 10.0),
+    epochs: int | None = None,
+    batch: int = 128,
+    lr: float = 0.1,
+    seed: int = 0,
+    window: int | None = None,
+    hop: int | None = None,
+    init: Path | None = None,
+    force: bool = False,
+    resume: bool = False,
+    dry_run: bool = False,
+    threads: int | None = None,
+    progress: Progress = SILENT,
+) -> TrainResult:
+    """Train a network and score it on the part of the data that it has not seen.
+
+    Args:
+        dataset: Name of a data set, see `load_dataset`.
+        out: Run folder; with every better epoch a checkpoint is there that can be used.
+        model, preset: See `NetworkConfig`.
+        protocol, fold: How recordings are split, see `split`.
+        where: Only recordings of these groups.
+        noise, snr: Kinds of noise and range in dB to train on; no kinds, or None for the range, trains on clean windows.
+        epochs: None takes as many as the schedule needs for a data set of this size.
+        batch, lr: Windows per step, learning rate of the first stage.
+        seed: Of weights, order and noise; and of the split where it is `random`.
+        window, hop: In samples, instead of the data set's own.
+        init: Start from the weights of this run instead of random ones.
+        force: Replace the run in `out`.
+        resume: Go on with the run in `out`, which was killed; equal to one that never stopped.
+        dry_run: Check everything, train and write nothing.
+        threads: CPU threads; None leaves what PyTorch chose. Results differ in rounding between numbers of threads.
+        progress: Told of epochs and conditions.
+
+    Raises:
+        UsageError: Options that do not fit together, an output that exists, nothing to resume.
+        InputError: Data that cannot be used, fewer than two classes.
+        MissingDependency: torch is not installed.
+    """
+    require("torch", "safetensors", purpose="training")
+    from drsn_edge.model.checkpoint import Checkpoint, TrainingRecord, save_checkpoint
+    from drsn_edge.training.evaluate import evaluate
+    from drsn_edge.training.loop import EpochRecord, fit
+    from drsn_edge.training.options import FitOptions, NoiseRange
+
+    _check_out(out, force=force, resume=resume)
+    noisy = bool(noise) and snr is not None
+    data = load_dataset(dataset, where=where or {}, protocol=protocol, window=window, hop=hop)
+    parts = split(data, protocol=protocol, fold=fold, seed=seed)
+    windows = {part: _cut(data, parts, part) for part in PARTS}
+    options = FitOptions(
+        epochs=epochs or default_epochs(len(windows["train"]), batch),
+        batch=batch,
+        lr=lr,
+        noise=NoiseRange(tuple(noise), snr) if noisy else NoiseRange(),
+        seed=seed,
+    )
+    network = _network(data, parts, model=model, preset=preset, seed=seed, init=init)
+    record = TrainingRecord(
+        dataset=dataset,
+        where=dict(where or {}),
+        protocol=protocol,
+        fold=fold,
+        seed=seed,
+        noises=options.noise.kinds,
+        snr_db=options.noise.snr_db,
+        epochs=options.epochs,
+    )
+    notes = (*data.notes, *parts.notes)
+    counts = {part: len(windows[part]) for part in PARTS}
+    if dry_run:
+        return TrainResult(out, record, (), counts, (*notes, "Dry run: nothing was trained or written."))
+
+    def checkpoint(**changes: Any) -> Checkpoint:
+        return Checkpoint(network, data.contract, parts.labels, dataclasses.replace(record, **changes), parts)
+
+    def keep(best: EpochRecord) -> None:
+        # A run that is killed leaves its best epoch so far, and says how far it came.
+        save_checkpoint(out, checkpoint(epochs=best.epoch, best_epoch=best.epoch))
+
+    with _threads(threads):
+        result = fit(
+            network,
+            windows["train"],
+            windows["validation"],
+            options=options,
+            out=out,
+            force=force,
+            resume=resume,
+            on_best=keep,
+            progress=progress,
+        )
+        scores = evaluate(network, windows["test"], noise=tuple(noise) or ("gaussian",), progress=progress)
+    final = checkpoint(
+        best_epoch=result.best.epoch,
+        scores={f"test {score.condition}": score.balanced_accuracy for score in scores},
+    )
+    save_checkpoint(out, final)
+    assert final.training is not None
+    trained = TrainResult(out, final.training, scores, counts, notes)
+    write_json(
+        out / SCORES,
+        {key: value for key, value in trained.to_json().items() if key != "run"} | {"labels": list(parts.labels)},
+    )
+    return trained
+
+
+def default_epochs(windows: int, batch: int) -> int:
+    """Epochs for about a thousand steps, between 20 and 200."""
+    steps = max(1, -(-windows // batch))
+    return min(_MOST, max(_LEAST, -(-_STEPS // steps)))
+
+
+def _check_out(out: Path, *, force: bool, resume: bool) -> None:
+    if force and resume:
+        raise UsageError(
+            "a run cannot be both replaced and resumed",
+            got="--force and --resume",
+            expected="one of them",
+            hint="--resume goes on with the run, --force starts anew",
+        )
+    if not resume:
+        check_output(out, force=force)
+    if out.exists() and not out.is_dir():
+        raise UsageError("the output is a file", got=out, expected="a folder, or a new name")
+
+
+def _cut(data: Dataset, parts: Split, part: Part) -> Windows:
+    """Windows of a part: a hop apart to train on, without overlap to judge by."""
+    hop = data.contract.hop if part == "train" else data.contract.window
+    return cut(data, parts.segments(part, data), data.contract, hop=hop, labels=parts.labels)
+
+
+def _network(data: Dataset, parts: Split, *, model: str, preset: str, seed: int, init: Path | None) -> Network:
+    """A new network, or that of an earlier run when it is of the same kind."""
+    import torch
+
+    from drsn_edge.model.checkpoint import load_checkpoint
+    from drsn_edge.model.config import NetworkConfig
+    from drsn_edge.model.network import Network
+
+    contract = data.contract
+    config = NetworkConfig.preset(
+        preset,
+        model=model,
+        classes=len(parts.labels),
+        in_channels=len(contract.channels),
+        dims=1 if contract.image is None else 2,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = Network(config, contract)
+    if init is None:
+        return network
+    earlier = load_checkpoint(init)
+    differences = earlier.contract.differences(dataclasses.replace(contract, hop=earlier.contract.hop))
+    if earlier.config != config:
+        differences.append(f"network: {earlier.config} and {config}")
+    if earlier.labels != parts.labels:
+        differences.append(f"labels: {', '.join(earlier.labels)} and {', '.join(parts.labels)}")
+    if differences:
+        raise UsageError(
+            f"the weights of {init} are of another kind",
+            got="; ".join(differences),
+            expected="the same network, contract and labels",
+            hint="give its --model, --preset and --window, or leave --init out",
+        )
+    network.load_state_dict(earlier.network.state_dict())
+    return network
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """PyTorch's own threads, for as long."""
+    import torch
+
+    before = torch.get_num_threads()
+    if count is not None:
+        if count < 1:
+            raise UsageError("the number of threads cannot be used", got=count, expected="at least 1")
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
