@@ -66,7 +66,7 @@ def require(*modules: str, purpose: str, extra: str | None = None) -> ModuleType
         top = name.split(".")[0]
         try:
             module = importlib.import_module(name)
-        except ImportError as error:
+        except (ImportError, OSError) as error:  # OSError: soundfile, for one, when its C library is not there
             # A package that is there but whose own import fails must not be reported as absent.
             detail = None if isinstance(error, ModuleNotFoundError) and error.name == top else str(error)
             raise MissingDependency(

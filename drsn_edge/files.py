@@ -53,12 +53,14 @@ def read_json(path: Path, *, what: str = "the file") -> dict[str, Any]:
     """A JSON object from a file.
 
     Raises:
-        InputError: Absent, not JSON, or not an object.
+        InputError: Absent or unreadable, not JSON, or not an object.
     """
     try:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise InputError(f"{what} is not there", got=path, expected="a JSON file") from None
+    except OSError as error:  # a folder, or no permission
+        raise InputError(f"{what} cannot be read", got=f"{path}: {error.strerror}", expected="a JSON file") from None
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise InputError(f"{what} is not JSON", got=f"{path}: {error}", expected="a JSON object") from None
     if not isinstance(value, dict):
@@ -88,12 +90,17 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def check_output(path: Path, *, force: bool) -> None:
-    """Refuse an output that exists.
+    """Refuse an output that exists, and one that nobody can mean.
 
     Raises:
-        UsageError: `path` exists and `force` is false.
+        UsageError: `path` exists and `force` is false; `path` is the current folder or holds it, `force` or not.
     """
-    if path.exists() and not force:
+    # Replacing removes all that is there: `--out . --force`, or a home folder by a slip, would take the sources along.
+    if path.is_dir() and Path.cwd().is_relative_to(path.resolve()):
+        raise UsageError(
+            "the output is the current folder, or a folder around it", got=path, expected="a new name for the output"
+        )
+    if os.path.lexists(path) and not force:
         raise UsageError("the output exists already", got=path, expected="a new name", hint="add --force to replace it")
 
 
@@ -120,8 +127,11 @@ def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
 
 
 def replace_folder(new: Path, path: Path) -> None:
-    """Move a finished folder to `path`; at every moment there is the old one or the new one under that name."""
-    if not path.exists():
+    """Move a finished folder to `path`; at every moment there is the old one or the new one under that name.
+
+    Where the system has no atomic exchange the name is absent between two renames; then the old folder lies beside it.
+    """
+    if not os.path.lexists(path):  # a link to nowhere is there, too
         new.rename(path)
         return
     if _exchange(new, path):
@@ -142,7 +152,7 @@ def _exchange(one: Path, other: Path) -> bool:
     """Swap two names atomically with renameat2(2); False where the system cannot."""
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-    except (OSError, AttributeError):
+    except (OSError, AttributeError, TypeError):  # TypeError: Windows, which wants a name
         return False
     at_fdcwd, rename_exchange = -100, 2  # linux/fcntl.h, linux/fs.h
     return bool(renameat2(at_fdcwd, os.fsencode(one), at_fdcwd, os.fsencode(other), rename_exchange) == 0)

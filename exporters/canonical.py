@@ -7,12 +7,15 @@ from collections import Counter
 from dataclasses import dataclass
 
 import onnx
+import onnx.version_converter
 import onnx_ir as ir
+from onnx_ir.passes import common
 
 from drsn_edge._version import __version__
 from drsn_edge.errors import InputError, UsageError
 from drsn_edge.exporters.passes.batch_norm import FoldBatchNormPass
 from drsn_edge.exporters.passes.naming import ModuleNamesPass
+from drsn_edge.exporters.passes.opset import OpsetPass
 from drsn_edge.exporters.passes.pooling import GlobalMeanPass
 from drsn_edge.exporters.passes.reshape import StaticReshapePass
 from drsn_edge.exporters.passes.simplify import SimplifyPass
@@ -21,8 +24,10 @@ from drsn_edge.exporters.units import ShrinkageUnit, find_units
 from drsn_edge.signals.contract import SignalContract
 
 INPUT, OUTPUT = "window", "logits"
+_OTHER_FLOATS = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 # IR version that came with each opset: an older runtime refuses a file by this number alone.
 IR_VERSIONS = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10}
+_PASSES_SINCE = 13  # the passes know the operators from here on
 # Everything that a network of this toolkit may need; a foreign graph may have more, which is then named.
 STANDARD_OPS = frozenset(
     {
@@ -91,15 +96,19 @@ def canonicalise(
         InputError: Not one input and output of the right shape, or something that cannot be brought into the form.
     """
     options = options or CanonicalOptions()
-    _ensure_signature(model, contract, labels)
     try:
+        # Old exporters list weights among the inputs, where a caller might replace them.
+        ir.passes.Sequential(common.InlinePass(), common.RemoveInitializersFromInputsPass())(model)
+        _ensure_signature(model, contract, labels)
+        # While a fixed batch is still written in the shapes it can be told from the other axes of a Reshape.
+        ir.passes.Sequential(SimplifyPass(), GlobalMeanPass(), StaticReshapePass())(model)
+        _free_batch(model, contract)
         ir.passes.Sequential(
             SimplifyPass(),
-            GlobalMeanPass(),
-            StaticReshapePass(),
             FoldBatchNormPass(),
             SoftThresholdPass(),
             SimplifyPass(),
+            OpsetPass(options.opset),
             ModuleNamesPass(),
         )(model)
     except ir.passes.PassError as error:
@@ -108,13 +117,14 @@ def canonicalise(
             got=error.__cause__ or error,
             expected="a network in evaluation mode with constant weights",
         ) from error
+    _ensure_batch_is_free(model, labels)
+    _ensure_single(model)
     model.graph.sort()
     model.graph.opset_imports.clear()
     model.graph.opset_imports[""] = options.opset
     model.ir_version = IR_VERSIONS[options.opset]
     model.producer_name, model.producer_version = "drsn-edge", __version__
     model.domain, model.model_version = None, None
-    model.functions.clear()
     write_metadata(model, contract=contract, labels=labels, precision="fp32")
     graph = CanonicalGraph(model, find_units(model), _notes(model))
     ensure_promises(model, opset=options.opset)
@@ -163,15 +173,25 @@ def serialise(model: ir.Model) -> bytes:
 
 
 def parse(data: bytes) -> ir.Model:
-    """A model from bytes.
+    """A model from bytes; one of an opset before 13, where axes and bounds were attributes, is converted to 17.
 
     Raises:
-        InputError: Not an ONNX file.
+        InputError: Not an ONNX file, or one that cannot be converted.
     """
     try:
-        return ir.from_proto(onnx.load_from_string(data))
+        proto = onnx.load_from_string(data)
     except Exception as error:  # noqa: BLE001 - protobuf raises its own classes, by backend
         raise InputError("this is no ONNX file", got=error, expected="a serialised ModelProto") from None
+    opset = max((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    try:
+        if opset < _PASSES_SINCE:
+            proto = onnx.version_converter.convert_version(proto, min(IR_VERSIONS))
+        return ir.from_proto(proto)
+    except Exception as error:  # noqa: BLE001 - the converter and the reader raise plain RuntimeErrors and their own
+        raise InputError(
+            "the graph cannot be read", got=f"opset {opset}: {error}",
+            expected=f"one graph of ONNX's own operators, opset {_PASSES_SINCE} or later",
+        ) from None  # fmt: skip
 
 
 def _ensure_signature(model: ir.Model, contract: SignalContract, labels: tuple[str, ...]) -> None:
@@ -183,18 +203,67 @@ def _ensure_signature(model: ir.Model, contract: SignalContract, labels: tuple[s
             expected="one input of windows and one output of logits",
         )
     window, logits = inputs[0], model.graph.outputs[0]
-    for value, sizes, what in ((window, contract.shape, "the contract"), (logits, (len(labels),), "the labels")):
-        found = None if value.shape is None else tuple(value.shape)[1:]
-        if found is not None and (
-            len(found) != len(sizes)
-            or any(isinstance(size, int) and size != want for size, want in zip(found, sizes, strict=True))
-        ):
-            raise InputError(
-                f"{value.name} does not fit {what}", got=f"[batch, {', '.join(map(str, found))}]",
-                expected=f"[batch, {', '.join(map(str, sizes))}]",
-            )  # fmt: skip
-        value.shape = ir.Shape(["batch", *sizes])
+    _ensure_shape(window, contract.shape, "the contract")
+    _ensure_shape(logits, (len(labels),), "the labels")
+    batch = "batch" if window.shape is None or not isinstance(window.shape[0], int) else window.shape[0]
+    window.shape = ir.Shape([batch, *contract.shape])
+    for name in (INPUT, OUTPUT):
+        # An inner tensor may have the name already.
+        for node in model.graph:
+            for value in node.outputs:
+                if value.name == name and value is not logits:
+                    value.name = f"{name}.inner"
     window.name, logits.name = INPUT, OUTPUT
+
+
+def _ensure_shape(value: ir.Value, sizes: tuple[int, ...], what: str) -> None:
+    found = None if value.shape is None else tuple(value.shape)[1:]
+    if found is not None and (
+        len(found) != len(sizes)
+        or any(isinstance(size, int) and size != want for size, want in zip(found, sizes, strict=True))
+    ):
+        raise InputError(
+            f"{value.name} does not fit {what}", got=f"[batch, {', '.join(map(str, found))}]",
+            expected=f"[batch, {', '.join(map(str, sizes))}]",
+        )  # fmt: skip
+
+
+def _free_batch(model: ir.Model, contract: SignalContract) -> None:
+    """Forget the shapes that an exporter wrote for one batch size; they are inferred again from the free one."""
+    (window,) = model.graph.inputs
+    if window.shape is None or not isinstance(window.shape[0], int):
+        return
+    window.shape = ir.Shape(["batch", *contract.shape])
+    for node in model.graph:
+        for value in node.outputs:
+            value.shape = None
+
+
+def _ensure_batch_is_free(model: ir.Model, labels: tuple[str, ...]) -> None:
+    logits = model.graph.outputs[0]
+    if logits.shape is not None and isinstance(logits.shape[0], int):
+        raise InputError(
+            "the batch size is fixed inside the graph",
+            got=f"{OUTPUT}: {list(logits.shape)}",
+            expected=f"[batch, {len(labels)}]",
+            hint="export the network with a dynamic batch axis",
+        )
+    _ensure_shape(logits, (len(labels),), "the labels")
+    logits.shape = ir.Shape(["batch", len(labels)])
+
+
+def _ensure_single(model: ir.Model) -> None:
+    """Precisions are made from FP32: a graph that is half of one already would be converted twice."""
+    values = (*model.graph.inputs, *model.graph.initializers.values(), *(v for n in model.graph for v in n.outputs))
+    wrong = [value for value in values if value.dtype in _OTHER_FLOATS]
+    wrong += [value for value in (*model.graph.inputs, *model.graph.outputs) if value.dtype != ir.DataType.FLOAT]
+    if wrong:
+        raise InputError(
+            "the graph is not FP32",
+            got=f"{wrong[0].name} is {wrong[0].dtype.name if wrong[0].dtype else 'of no known type'}",
+            expected="FLOAT throughout",
+            hint="export the network in FP32; FP16 and INT8 graphs are made from it",
+        )
 
 
 def _notes(model: ir.Model) -> tuple[str, ...]:

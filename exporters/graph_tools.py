@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 # Where torch.onnx.export keeps the module path of a node; passes hand it on, `ModuleNamesPass` turns it into names.
 SCOPE_KEY = "pkg.torch.onnx.name_scopes"
+# The module path of nodes that come from no module.
+NO_MODULE = "main"
 
 
 def constant(value: ir.Value | None) -> NDArray[Any] | None:
@@ -120,7 +122,8 @@ def emit(
     if name is not None:
         output.name = f"{name}:0"
     if like is not None:
-        output.shape, output.type = like.shape, like.type
+        # A copy: values must not share a shape that one of them may later be told more precisely.
+        output.shape, output.type = None if like.shape is None else like.shape.copy(), like.type
     if shape is not None:
         output.shape = ir.Shape(shape)
     if dtype is not None:
@@ -143,8 +146,8 @@ def replace(old: ir.Value, new: ir.Value) -> None:
         name = old.name
         old.name = f"{name}.replaced"
         new.name = name
-    if new.shape is None:
-        new.shape = old.shape
+    if new.shape is None and old.shape is not None:
+        new.shape = old.shape.copy()
     if new.type is None:
         new.type = old.type
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)

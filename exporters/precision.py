@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from drsn_edge.errors import InputError
-from drsn_edge.exporters.canonical import CanonicalGraph, parse
+from drsn_edge.errors import InputError, UsageError
+from drsn_edge.exporters.canonical import CanonicalGraph, ensure_promises, parse, serialise
 from drsn_edge.exporters.passes.emulate import EmulateHalfPass
 from drsn_edge.exporters.passes.half import HalfPrecisionPass
 from drsn_edge.exporters.passes.probes import ProbePass, TelemetryPass
@@ -29,7 +29,7 @@ def to_half(graph: CanonicalGraph, *, options: HalfOptions | None = None) -> Can
     """A typed FP16 copy of a canonical graph; FP32 in, FP32 out.
 
     Raises:
-        InputError: A weight does not fit FP16.
+        InputError: A weight does not fit FP16, or `keep` names a node that is not there.
     """
     options = options or HalfOptions()
     copy = graph.clone()
@@ -37,9 +37,12 @@ def to_half(graph: CanonicalGraph, *, options: HalfOptions | None = None) -> Can
         HalfPrecisionPass(keep=options.keep)(copy.model)
     except ir.passes.PassError as error:
         raise InputError(
-            "the network does not fit FP16", got=error.__cause__ or error, expected="weights within FP16's range"
+            "the graph cannot be written in FP16",
+            got=error.__cause__ or error,
+            expected="weights within FP16's range, and nodes of this graph in `keep`",
         ) from error
     copy.model.metadata_props["drsn_edge.precision"] = "fp16"
+    ensure_promises(copy.model, opset=copy.model.opset_imports[""])
     return CanonicalGraph(copy.model, find_units(copy.model), copy.notes)
 
 
@@ -54,11 +57,21 @@ def emulated(data: bytes) -> bytes:
 
 
 def with_telemetry(data: bytes) -> bytes:
-    """The file of a graph with mean threshold and zeroed share per unit as further outputs."""
+    """The file of a graph with mean threshold and zeroed share per unit as further outputs.
+
+    Raises:
+        UsageError: The network has no thresholds.
+    """
+    if not find_units(parse(data)):
+        raise UsageError(
+            "the network has no telemetry", got="a graph without soft thresholds", expected="a DRSN",
+            hint="leave --telemetry out",
+        )  # fmt: skip
     return _with(TelemetryPass(), data)
 
 
 def _with(step: ir.passes.InPlacePass, data: bytes) -> bytes:
     model = parse(data)
     step(model)
-    return CanonicalGraph(model, ()).to_bytes()
+    ensure_promises(model, opset=model.opset_imports[""])
+    return serialise(model)

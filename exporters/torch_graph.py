@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 import torch
 
+from drsn_edge.errors import InputError
 from drsn_edge.exporters.canonical import INPUT, OUTPUT, CanonicalGraph, CanonicalOptions, canonicalise
 from drsn_edge.signals.contract import SignalContract
 
@@ -33,30 +34,46 @@ def export_network(
         options: How the graph is written.
 
     Raises:
-        InputError: The traced graph has another shape than contract and labels say.
+        InputError: The network cannot be traced, or has another shape than contract and labels say.
     """
     traced = copy.deepcopy(network).to("cpu", torch.float32).eval().requires_grad_(False)
     # Two windows: a batch of one would be taken for a fixed size.
     example = torch.zeros(2, *contract.shape)
-    with _quiet():
-        program = torch.onnx.export(
-            traced,
-            (example,),
-            dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            external_data=False,
-            # Our own passes fold, so that a foreign graph goes the very same way.
-            optimize=False,
-            verbose=False,
-        )
+    try:
+        with _quiet(), torch.no_grad():
+            traced(example)
+            program = torch.onnx.export(
+                traced,
+                (example,),
+                dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                external_data=False,
+                # Our own passes fold, so that a foreign graph goes the very same way.
+                optimize=False,
+                verbose=False,
+            )
+    except Exception as error:  # any module may stand here, and raise anything
+        raise InputError(
+            "the network cannot be traced",
+            got=f"{type(error).__name__}: {_first_line(error)}",
+            expected=f"a module that takes windows [batch, {', '.join(map(str, contract.shape))}]",
+            hint="add --debug for torch's own report, or export it to ONNX by other means and give that file",
+        ) from error
     if program is None:
         raise RuntimeError("torch.onnx.export returned nothing")
     model = program.model
     if not isinstance(model, ir.Model):
         raise TypeError(f"torch.onnx.export made a {type(model).__name__}, not an onnx_ir model")
     return canonicalise(model, contract=contract, labels=labels, options=options)
+
+
+def _first_line(error: BaseException) -> str:
+    """What torch's exporter was stopped by, not the pages of advice around it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from drsn_edge.exporters.graph_tools import consumers
+from drsn_edge.exporters.graph_tools import NO_MODULE, consumers
 from drsn_edge.exporters.passes.soft_threshold import match
 
 
@@ -15,7 +15,7 @@ class ShrinkageUnit:
     """One soft threshold with everything that feeds it.
 
     Attributes:
-        name: Module path of the unit, e.g. `units.3`; `shrinkage.N` where the graph does not tell.
+        name: Module path of the unit, e.g. `units.3`; `shrinkage.N` where the graph does not tell units apart.
         features: What is shrunk, `[batch, channels, ...]`.
         threshold: `[batch, channels, 1, ...]` or `[batch, 1, 1, ...]` when channel-shared.
         shrunk: The result.
@@ -43,28 +43,31 @@ class ShrinkageUnit:
 
 def find_units(model: ir.Model) -> tuple[ShrinkageUnit, ...]:
     """The units in graph order; a graph without soft thresholds has none."""
-    units: list[ShrinkageUnit] = []
-    for node in model.graph:
-        found = match(node)
-        if found is not None:
-            units.append(
-                ShrinkageUnit(
-                    name=_unit_name(node, len(units)),
-                    features=found.features,
-                    threshold=found.tau,
-                    shrunk=node.outputs[0],
-                    branch=_between(model.graph, found.features, found.tau),
-                )
-            )
-    return tuple(units)
+    found = [item for node in model.graph if (item := match(node)) is not None]
+    return tuple(
+        ShrinkageUnit(
+            name=name,
+            features=item.features,
+            threshold=item.tau,
+            shrunk=item.root.outputs[0],
+            branch=_between(model.graph, item.features, item.tau),
+        )
+        for item, name in zip(found, _unit_names([item.root for item in found]), strict=True)
+    )
 
 
-def _unit_name(node: ir.Node, index: int) -> str:
-    """From a node name `units.3.shrinkage/Sub`; the last part of the module path is the layer's own name."""
-    path, slash, _ = (node.name or "").rpartition("/")
-    if not slash or not path:
-        return f"shrinkage.{index}"
-    return path.rpartition(".")[0] or path
+def _unit_names(roots: list[ir.Node]) -> list[str]:
+    """A name for each, none twice: outputs are called after them.
+
+    Of a node name `units.3.shrinkage/Sub` the last part of the module path is the layer's own name and goes; where two
+    layers stand in one module, or the graph has no modules, nothing is lost by a number.
+    """
+    paths = [(root.name or "").rpartition("/")[0] for root in roots]
+    names = [path.rpartition(".")[0] or path for path in paths]
+    return [
+        f"shrinkage.{index}" if name in ("", NO_MODULE) or names.count(name) > 1 else name
+        for index, name in enumerate(names)
+    ]
 
 
 def _between(graph: ir.Graph, start: ir.Value, end: ir.Value) -> tuple[ir.Node, ...]:

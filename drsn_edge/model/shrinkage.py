@@ -57,7 +57,8 @@ def soft_threshold(x: Tensor, tau: Tensor) -> Tensor:
 
 def spatial_mean(x: Tensor) -> Tensor:
     """Mean over positions: `[N, C, ...]` to `[N, C]`."""
-    return x.flatten(2).mean(dim=2)
+    # Not flattened first: a graph would compute the shape of that at run time.
+    return x.mean(dim=tuple(range(2, x.dim())))
 
 
 class _MeanMagnitude(torch.autograd.Function):

@@ -76,7 +76,8 @@ def _fold(node: ir.Node, scale: NDArray[np.float64], shift: NDArray[np.float64])
     weight = constant(node.inputs[1])
     bias_value = node.inputs[2] if len(node.inputs) > 2 else None
     bias = np.zeros(scale.shape) if bias_value is None else constant(bias_value)
-    if weight is None or bias is None:
+    # Gemm takes a bias per row of the batch as well: that is no bias of the layer.
+    if weight is None or bias is None or bias.size not in (1, scale.size) or bias.shape[:-1].count(1) < bias.ndim - 1:
         return False
     if node.op_type == "Gemm":
         if attribute(node, "alpha", 1.0) != 1.0 or attribute(node, "beta", 1.0) != 1.0:
@@ -92,8 +93,8 @@ def _fold(node: ir.Node, scale: NDArray[np.float64], shift: NDArray[np.float64])
         if value
     ]
     folded_weight = (weight.astype(np.float64) * factor).astype(weight.dtype)
-    folded_bias = (np.broadcast_to(bias.astype(np.float64), scale.shape) * scale + shift).astype(weight.dtype)
-    bias_name = names[1] if bias_value is not None else f"{names[0]}.bias"
+    folded_bias = (bias.astype(np.float64).reshape(-1) * scale + shift).astype(weight.dtype)
+    bias_name = names[1] if bias_value is not None else f"{names[0].removesuffix('.weight')}.bias"
     # The old initializers may be shared with other nodes: new values, and `drop_dead` removes what nobody reads.
     node.replace_input_with(1, initializer(graph, f"{names[0]}.folded", folded_weight))
     if len(node.inputs) < 3:

@@ -9,7 +9,8 @@ from drsn_edge.exporters.graph_tools import constant, emit, graph_of, initialize
 
 HALF_MAX = float(np.finfo(np.float16).max)
 # Sums over thousands of positions: GPUs do not say in what type they add them up. Abs goes with the mean that reads it.
-_FP32_OPS = ("Abs", "GlobalAveragePool", "ReduceMean")
+# A Cast of the graph's own goes to the type that it names.
+_FP32_OPS = ("Abs", "GlobalAveragePool", "ReduceMean", "Cast")
 
 
 class HalfPrecisionPass(ir.passes.InPlacePass):
@@ -34,6 +35,9 @@ class HalfPrecisionPass(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Apply."""
         graph = model.graph
+        unknown = sorted(self.keep - {node.name for node in graph if node.name})
+        if unknown:
+            raise ir.passes.PreconditionError(f"there is no node {unknown[0]} that could stay FP32")
         single = _front(graph) | {node for node in graph if node.op_type in _FP32_OPS or (node.name or "") in self.keep}
         made: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
         for node in list(graph):

@@ -7,7 +7,7 @@ import re
 
 import onnx_ir as ir
 
-from drsn_edge.exporters.graph_tools import SCOPE_KEY
+from drsn_edge.exporters.graph_tools import NO_MODULE, SCOPE_KEY
 
 
 class ModuleNamesPass(ir.passes.InPlacePass):
@@ -48,20 +48,21 @@ class ModuleNamesPass(ir.passes.InPlacePass):
 
 
 def _module(node: ir.Node) -> str:
-    """Module path of a node; `main` for what stands in no module."""
+    """Module path of a node."""
     scopes = node.metadata_props.get(SCOPE_KEY)
     if scopes:
         try:
             path = [str(part) for part in ast.literal_eval(scopes)][:-1]
         except (ValueError, SyntaxError):
             path = []
-        return next((part for part in reversed(path) if part), "main")
+        # Shape arithmetic that torch added itself stands under a hook of torch's.
+        return next((part for part in reversed(path) if part and not part.startswith("_empty_nn_module")), NO_MODULE)
     name = node.name or ""
     if name.startswith("/"):  # the TorchScript exporter's names
-        return ".".join(name.strip("/").split("/")[:-1]) or "main"
+        return ".".join(name.strip("/").split("/")[:-1]) or NO_MODULE
     if "/" in name:  # already ours
         return name.rpartition("/")[0]
-    return "main"
+    return NO_MODULE
 
 
 def _name_constants(graph: ir.Graph) -> None:
@@ -82,6 +83,10 @@ def _name_constants(graph: ir.Graph) -> None:
         value.name = name
         if value.const_value is not None:
             value.const_value.name = name
+            value.const_value.doc_string = None
+            value.const_value.metadata_props.clear()
+        value.metadata_props.clear()
+        value.doc_string = None
         graph.register_initializer(value)
 
 

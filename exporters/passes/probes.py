@@ -15,7 +15,7 @@ class ProbePass(ir.passes.InPlacePass):
     """Give every shrinkage unit `U` three outputs.
 
     Given:  a typed graph with the output `logits`.
-    Result: `U.threshold` `[batch, channels]` (a shared threshold once: `[batch, 1]`), `U.zero_share`
+    Result: `U.threshold` `[batch, channels]` (a shared threshold for each of them), `U.zero_share`
             `[batch, channels]`, `U.shrunk` `[batch, channels, ...]`, all FP32, behind `logits`.
     """
 
@@ -24,7 +24,7 @@ class ProbePass(ir.passes.InPlacePass):
         units = find_units(model)
         for unit in units:
             tail = _Tail(model.graph, f"{unit.name}.probe")
-            model.graph.outputs.append(tail.named(tail.flat(tail.single(unit.threshold)), f"{unit.name}.threshold"))
+            model.graph.outputs.append(tail.named(tail.threshold(unit), f"{unit.name}.threshold"))
             model.graph.outputs.append(tail.named(tail.zero_share(unit), f"{unit.name}.zero_share"))
             model.graph.outputs.append(tail.named(tail.single(unit.shrunk), f"{unit.name}.shrunk"))
         return ir.passes.PassResult(model, modified=bool(units))
@@ -92,6 +92,14 @@ class _Tail:
     def flat(self, value: ir.Value) -> ir.Value:
         """`[batch, C, 1, ...]` as `[batch, C]`."""
         return self.add("Flatten", [value], ("batch", dimension(value, 1)), attributes={"axis": 1})
+
+    def threshold(self, unit: ShrinkageUnit) -> ir.Value:
+        """The threshold of every channel, `[batch, C]`."""
+        value, channels = self.flat(self.single(unit.threshold)), dimension(unit.features, 1) or 1
+        if dimension(value, 1) == channels:
+            return value
+        row = initializer(self.graph, f"probe.ones.{channels}", np.ones((1, channels), np.float32))
+        return self.add("Mul", [value, row], ("batch", channels))
 
     def zero_share(self, unit: ShrinkageUnit) -> ir.Value:
         """Share of positions per channel in the dead zone `|y| <= tau`, `[batch, C]`.

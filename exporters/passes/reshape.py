@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 
-from drsn_edge.exporters.graph_tools import drop_dead, emit, graph_of, initializer, replace
+from drsn_edge.exporters.graph_tools import attribute, constant, drop_dead, emit, graph_of, initializer, replace
 
 
 class StaticReshapePass(ir.passes.InPlacePass):
@@ -14,8 +16,9 @@ class StaticReshapePass(ir.passes.InPlacePass):
     torch builds the target shape from the batch size with Shape, Concat and Reshape; TensorRT then carries a shape
     tensor through the engine for every threshold.
 
-    Given:  Reshape whose input and output shapes differ only in axes of one behind the first two.
-    Result: 1. `[N, C]` to `[N, C, 1, ...]`: Unsqueeze, 2. `[N, C, 1, ...]` to `[N, C]`: Flatten, 3. equal: nothing.
+    Given:  Reshape (or Squeeze) whose input and output shapes differ only in axes of one behind the first two.
+    Result: 1. `[N, C]` to `[N, C, 1, ...]`: Unsqueeze, 2. `[N, C, 1, ...]` to `[N, C]`: Flatten, 3. equal: nothing,
+            4. any other Reshape that keeps the batch: a constant shape, with 0, which copies, for the batch.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -28,9 +31,11 @@ class StaticReshapePass(ir.passes.InPlacePass):
             if source is None or source.shape is None or target.shape is None:
                 continue
             before, after = list(source.shape), list(target.shape)
-            if len(before) < 2 or len(after) < 2 or before[1] != after[1] or not isinstance(before[1], int):
+            if len(before) < 2 or len(after) < 2 or str(before[0]) != str(after[0]):
                 continue
-            if str(before[0]) != str(after[0]) or any(size != 1 for size in before[2:] + after[2:]):
+            ones = all(size == 1 for size in before[2:] + after[2:])
+            if before[1] != after[1] or not isinstance(before[1], int) or not ones:
+                modified |= _copy_batch(node, before[0], after[1:])
                 continue
             if len(before) == len(after):
                 replace(target, source)
@@ -45,3 +50,15 @@ class StaticReshapePass(ir.passes.InPlacePass):
             modified = True
         drop_dead(model.graph)
         return ir.passes.PassResult(model, modified)
+
+
+def _copy_batch(node: ir.Node, batch: Any, sizes: list[Any]) -> bool:
+    """Rule 4."""
+    if node.op_type != "Reshape" or str(batch) == "None" or attribute(node, "allowzero", 0):
+        return False
+    shape = constant(node.inputs[1])
+    if (shape is not None and shape[0] in (0, -1)) or not all(isinstance(size, int) for size in sizes):
+        return False
+    free = np.asarray([0, *sizes], np.int64)
+    node.replace_input_with(1, initializer(graph_of(node), f"shape.{'_'.join(map(str, free))}", free))
+    return True

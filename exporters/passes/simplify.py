@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 
 import onnx_ir as ir
 from onnx_ir.passes import common
@@ -12,6 +14,7 @@ from drsn_edge.exporters.graph_tools import drop_dead, replace
 
 # Operators that do nothing at inference time.
 _TRANSPARENT = {"Identity", "Dropout"}
+_ANY_SIZE = 1 << 28
 
 
 class SimplifyPass(ir.passes.InPlacePass):
@@ -26,9 +29,9 @@ class SimplifyPass(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Apply."""
-        # onnxscript logs every node that it leaves alone; nobody asked.
-        logging.getLogger("onnxscript").setLevel(logging.ERROR)
-        fold_constants(model)
+        with _silent("onnxscript"):
+            # Its default limit leaves a transposed weight of 8 KiB as a computation, which then cannot be folded into.
+            fold_constants(model, input_size_limit=_ANY_SIZE, output_size_limit=_ANY_SIZE)
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         for node in list(model.graph):
             if node.op_type in _TRANSPARENT and node.inputs[0] is not None:
@@ -39,3 +42,15 @@ class SimplifyPass(ir.passes.InPlacePass):
         drop_dead(model.graph)
         common.ShapeInferencePass()(model)
         return ir.passes.PassResult(model, modified=True)
+
+
+@contextlib.contextmanager
+def _silent(name: str) -> Iterator[None]:
+    """A library that logs every node that it leaves alone; nobody asked."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -54,9 +54,19 @@ def match(node: ir.Node) -> SoftThreshold | None:
     """The soft threshold that a node is the last operator of, in any form."""
     for form, find in _FORMS.get(node.op_type, ()):
         for features, tau in find(node):
-            if non_negative(tau):
+            if non_negative(tau) and _keeps_shape(features, node.outputs[0]):
                 return SoftThreshold(node, features, tau, form)
     return None
+
+
+def _keeps_shape(features: ir.Value, result: ir.Value) -> bool:
+    """Whether thresholds or zeros of a larger shape have not made the result larger than the features."""
+    if features.shape is None or result.shape is None:
+        return True
+    return len(features.shape) == len(result.shape) and all(
+        one == other or not (isinstance(one, int) and isinstance(other, int))
+        for one, other in zip(features.shape, result.shape, strict=True)
+    )
 
 
 def non_negative(value: ir.Value | None, depth: int = 16) -> bool:
@@ -67,15 +77,19 @@ def non_negative(value: ir.Value | None, depth: int = 16) -> bool:
     node = value.producer() if value is not None else None
     if node is None or depth == 0:
         return False
-    if node.op_type in ("Abs", "Sigmoid", "Relu", "Exp", "Sqrt", "Softplus", "HardSigmoid"):
+    if node.domain not in ("", "ai.onnx"):
+        return False
+    if node.op_type in (
+        "Abs", "Sigmoid", "Relu", "Exp", "Sqrt", "Softplus", "HardSigmoid", "Softmax", "ReduceL1", "ReduceL2",
+    ):  # fmt: skip
         return True
     if node.op_type in ("Mul", "Add", "Div", "Max", "Min"):
         sides = [non_negative(side, depth - 1) for side in node.inputs]
         same = node.op_type == "Mul" and len(node.inputs) == 2 and node.inputs[0] is node.inputs[1]
         return same or (any(sides) if node.op_type == "Max" else all(sides))
     if node.op_type in (
-        "GlobalAveragePool", "ReduceMean", "AveragePool", "Flatten", "Unsqueeze", "Squeeze", "Reshape", "Expand",
-        "Identity", "Cast", "Transpose",
+        "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceSum", "ReduceMax", "AveragePool", "MaxPool",
+        "Flatten", "Unsqueeze", "Squeeze", "Reshape", "Expand", "Identity", "Cast", "Transpose",
     ):  # fmt: skip
         return non_negative(node.inputs[0], depth - 1)
     return False
