@@ -85,14 +85,16 @@ class RangeObserver:
         return min((index + 1) * self.limit / len(self.counts), self.largest)
 
     def _candidates(self) -> NDArray[np.float64]:
-        return np.asarray(self.largest * np.arange(10, 101) / 100, dtype=np.float64)
+        return np.linspace(0.1, 1.0, 91, dtype=np.float64) * self.largest
 
     def _best(self, cost: Any) -> float:
         candidates = self._candidates()
         return float(candidates[int(np.argmin([cost(float(value)) for value in candidates]))])
 
     def _centres(self) -> NDArray[np.float64]:
-        return (np.arange(len(self.counts)) + 0.5) * (self.limit / len(self.counts))
+        step = np.float64(self.limit / len(self.counts))
+        centres: NDArray[np.float64] = (np.arange(len(self.counts), dtype=np.float64) + 0.5) * step
+        return centres
 
     def _mse(self, amax: float) -> float:
         centres = self._centres()

@@ -45,19 +45,9 @@ def parity_table(console: Console, result: ParityResult) -> None:
         value = "" if failure.value is None else f" {failure.value:.3g}"
         limit = "" if failure.limit is None else f", limit {failure.limit:.3g}"
         console.print(f"FAILED  {failure.where}: {failure.what}{value}{limit}", style="bold red", highlight=False)
+    from drsn_edge.pipeline.reporting import verdict
+
     console.print(verdict(result), style="bold", highlight=False)
-
-
-def verdict(result: ParityResult) -> str:
-    """One sentence."""
-    run = [hop for hop in result.hops if hop.status != "not_run"]
-    idle = sorted({hop.to for hop in result.hops if hop.status == "not_run" and hop.to != "pytorch"})
-    tail = f" Not run here: {', '.join(idle)}." if idle else ""
-    if not result.passed:
-        return f"Out of tolerance: {len(result.failures)} checks fail; the first is {result.failures[0].where}.{tail}"
-    judged = [point for point in result.decisions if point.gated]
-    levels = f" and {len(judged)} judged noise levels" if judged else ""
-    return f"Within tolerance: {len(run)} hops{levels} decide as {result.reference} does.{tail}"
 
 
 def _table(*columns: str) -> Table:

@@ -1,0 +1,157 @@
+"""The report of a bundle: gathers what `drsn_edge.report` draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drsn_edge.bundle import CALIBRATION, GOLDEN, REPORT, REPORT_DATA, Bundle, NewFile, graph_name
+from drsn_edge.extras import available, require
+from drsn_edge.files import dump_json, write_bytes
+from drsn_edge.golden import Golden
+from drsn_edge.parity.result import ParityResult
+from drsn_edge.report.data import Example, ReportData
+from drsn_edge.report.page import render
+
+
+def verdict(result: ParityResult) -> str:
+    """The outcome in one sentence."""
+    idle = sorted({hop.to for hop in result.hops if hop.status == "not_run" and hop.to != "pytorch"})
+    tail = f" Not run here: {', '.join(idle)}." if idle else ""
+    if not result.passed:
+        count = len(result.failures)
+        checks = "1 check fails" if count == 1 else f"{count} checks fail"
+        return f"Out of tolerance: {checks}; the first is {result.failures[0].where}.{tail}"
+    judged = sum(point.gated for point in result.decisions)
+    run = sum(hop.status != "not_run" for hop in result.hops)
+    levels = f" and at {judged} judged noise levels" if judged else ""
+    return f"Within tolerance: on {run} hops{levels} every variant decides as {result.reference} does.{tail}"
+
+
+def add_report(
+    bundle: Bundle, result: ParityResult, *, title: str, notes: Sequence[str] = (), threads: int | None = None
+) -> Bundle:
+    """Put `report.json`, and `report.html` where matplotlib is installed, into a bundle.
+
+    Returns:
+        The bundle as it is now.
+    """
+    data = report_data(bundle, result, title=title, notes=notes, threads=threads)
+    files = {REPORT_DATA: NewFile(dump_json(data.to_json()).encode(), "report")}
+    if available("matplotlib"):
+        files[REPORT] = NewFile(render(data).encode(), "report")
+    return bundle.update(files)
+
+
+def write_parity_report(
+    path: Path, result: ParityResult, *, bundle: Path | None = None, threads: int | None = None
+) -> None:
+    """Write an HTML report beside a bundle, or of a saved result alone.
+
+    Raises:
+        MissingDependency: matplotlib is not installed.
+    """
+    require("matplotlib", purpose="the report")
+    if bundle is not None:
+        data = report_data(Bundle.open(bundle), result, title=bundle.name, threads=threads)
+    else:
+        data = ReportData(title="saved result", verdict=verdict(result), parity=result.to_json())
+    write_bytes(path, render(data).encode())
+
+
+def report_data(
+    bundle: Bundle, result: ParityResult, *, title: str, notes: Sequence[str] = (), threads: int | None = None
+) -> ReportData:
+    """Everything that the page shows of a bundle."""
+    manifest = bundle.manifest
+    network = manifest["model"].get("network") or {}
+    plan = bundle.read_json(CALIBRATION)["plan"] if CALIBRATION in bundle.files else []
+    engines = []
+    for key in bundle.engines():
+        info = bundle.read_json(f"engines/{key}/engine.json")
+        engines.append(
+            {
+                "engine": key,
+                "precision": info["precision"],
+                "built with": f"{info['backend']} {info['version']}",
+                "for": ", ".join(info["targets"]) or "any",
+                "kernels": info["kernels"],
+                "products": ", ".join(f"{count} in {name}" for name, count in info["precisions"].items() if count),
+            }
+        )
+    training = manifest["provenance"].get("training") or {}
+    return ReportData(
+        title=title,
+        verdict=verdict(result),
+        parity=result.to_json(),
+        model={
+            "network": network.get("model", manifest["model"]["source"]),
+            "channels": ", ".join(map(str, network.get("widths", ()))) or "unknown",
+            "shrinkage units": len(bundle.units),
+            "classes": ", ".join(bundle.labels),
+            **{key: _text(value) for key, value in manifest["contract"].items() if value is not None},
+        },
+        provenance={
+            "drsn-edge": manifest["drsn_edge"],
+            "weights": manifest["model"]["weights_sha256"],
+            **{f"training {key}": _text(value) for key, value in training.items() if value not in (None, [], {}, "")},
+            **{f"tool {key}": value for key, value in manifest["provenance"]["tools"].items()},
+            **{f"note {index + 1}": note for index, note in enumerate(dict.fromkeys(notes))},
+        },
+        plan=[{key: row[key] for key in ("layer", "precision", "reason", "warning")} for row in plan],
+        engines=engines,
+        files=[
+            {"name": name, "role": entry.role, "size": entry.size, "sha256": entry.sha256}
+            for name, entry in sorted(bundle.files.items())
+        ],
+        labels=bundle.labels,
+        example=_example(bundle, threads),
+    )
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_text(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(_text(item) for item in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _example(bundle: Bundle, threads: int | None) -> Example | None:
+    """The golden window of the lowest SNR with a class, and the channel of the middle unit that is zeroed most."""
+    if not bundle.units or not available("onnx_ir") or bundle.contract.image is not None:
+        return None
+    from drsn_edge.calibration.collect import tap
+    from drsn_edge.exporters.canonical import parse
+    from drsn_edge.exporters.units import find_units
+    from drsn_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
+
+    golden = Golden.from_bytes(bundle.read(GOLDEN))
+    noisy = np.flatnonzero((golden.y >= 0) & ~np.isnan(golden.snr_db))
+    if not len(noisy):
+        return None
+    row = int(noisy[np.argmin(golden.snr_db[noisy])])
+    data = bundle.read(graph_name("fp32", probe=True))
+    units = {unit.name: unit for unit in find_units(parse(data))}
+    name = bundle.units[len(bundle.units) // 3]
+    features = units[name].features.name or ""
+    with OnnxRuntimeRunner(tap(data, [features]), threads=threads) as runner:
+        found = runner.run({"window": golden.windows[row : row + 1]})
+    threshold = found[f"{name}.threshold"][0]
+    share = found[f"{name}.zero_share"][0]
+    # Neither untouched nor wiped out: the channel that shows what a threshold does.
+    channel = int(np.argmin(np.abs(share - 0.6)))
+    decided = bundle.labels[int(found["logits"][0].argmax())]
+    return Example(
+        window=golden.windows[row, 0],
+        sample_rate_hz=bundle.contract.sample_rate_hz,
+        units=bundle.contract.units,
+        caption=f"{bundle.labels[int(golden.y[row])]} at {golden.snr_db[row]:g} dB, decided as {decided}",
+        unit=f"{name}, channel {channel}",
+        before=found[features][0, channel],
+        after=found[f"{name}.shrunk"][0, channel],
+        threshold=float(threshold[min(channel, len(threshold) - 1)]),
+    )
