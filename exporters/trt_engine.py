@@ -82,10 +82,10 @@ def build_engine(
     here = () if is_rtx(trt) else (check_device(options.targets).sm,)
     strongly_typed = typing_for(trt, options.strongly_typed)
     logger, log = trt_logger(trt)
-    log.interrupted = False
     watch = Watch(cancel, log)
-    started = time.monotonic()
-    with log.record() as said, progress.step(f"building the {options.precision} engine") as step:
+    title = f"building the {options.precision} engine"
+    with log.turn, log.record() as said, progress.step(title) as step:
+        log.interrupted, started = False, time.monotonic()
         builder = _builder(trt, logger, said)
         flags = network_flags(trt, strongly_typed=strongly_typed)
         network = builder.create_network(sum(flags.values()))

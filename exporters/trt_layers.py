@@ -167,8 +167,8 @@ def check_precision(
             wrong.append(f"{node} is {', '.join(sorted(actual))} instead of {wanted}")
     if wrong:
         raise BuildError(
-            f"{len(wrong)} layers of the engine do not have the planned precision",
-            got="; ".join(wrong[:5]),
+            "layers of the engine do not have the planned precision",
+            got=f"{len(wrong)}: " + "; ".join(wrong[:5]),
             expected="the precision plan",
             hint="see the layer list of the engine; `drsn-edge inspect` shows it",
         )

@@ -7,6 +7,7 @@ keeps the first that it is given and ignores later ones, so every builder and ev
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -25,9 +26,11 @@ class MessageLog:
 
     Attributes:
         interrupted: Ctrl-C arrived while TensorRT was talking, where no exception can travel.
+        turn: Held by a build: messages do not say whose they are, so builds of one process take turns.
     """
 
     def __init__(self) -> None:
+        self.turn = threading.Lock()
         self._recordings: list[list[Message]] = []
         self.interrupted = False
 
