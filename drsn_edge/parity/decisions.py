@@ -20,6 +20,7 @@ __all__ = ["Changed", "DecisionPoint", "DecisionTally", "decide"]
 CONFUSION_CLASSES = 32
 
 Counts = NDArray[np.int64]
+Layout = tuple[int, bool, frozenset[str]]
 
 
 class DecisionTally:
@@ -41,7 +42,7 @@ class DecisionTally:
         self._correct: dict[str, Counts] = {}
         self._confusion: dict[str, Counts] = {}
         self._ties: dict[str, int] = {}
-        self._layout: tuple[int, bool, frozenset[str]] | None = None
+        self._layout: Layout | None = None
 
     def add(self, y: NDArray[Any] | None, cluster: NDArray[Any], logits: Mapping[str, NDArray[Any]]) -> None:
         """Count one batch.
@@ -110,14 +111,14 @@ class DecisionTally:
                 raise InputError(f"there is not one {name} per draw", got=values.shape, expected=(draws,))
         layout = (classes, y is not None, frozenset(scores))
         if self._layout is None:
-            self._begin(*layout)
+            self._layout = layout
+            self._begin(classes, list(scores), labelled=y is not None)
         elif layout != self._layout:
             raise InputError("a batch is not like the first one", got=_say(*layout), expected=_say(*self._layout))
 
-    def _begin(self, classes: int, labelled: bool, variants: frozenset[str]) -> None:
-        self._layout = (classes, labelled, variants)
+    def _begin(self, classes: int, variants: list[str], *, labelled: bool) -> None:
         none = np.zeros(0, np.int64)
-        self._changed = dict.fromkeys(sorted(variants - {self._reference}), none)
+        self._changed = dict.fromkeys([variant for variant in variants if variant != self._reference], none)
         self._ties = dict.fromkeys(self._changed, 0)
         if labelled:
             self._correct = dict.fromkeys([self._reference, *self._changed], none)

@@ -181,12 +181,18 @@ def undecided(result: ParityResult, gate: Gate) -> tuple[str, ...]:
         limits = {_limit(variant, gate) for variant in point.changed} - {None}
         for limit in sorted(float(item) for item in limits if item is not None and point.gated):
             if _too_few(point, limit):
-                draws = None if point.snr_db is None else needed_draws(limit, point.windows)
+                draws = needed_draws(limit, point.windows)
                 notes.append(
-                    f"{point.name}: {point.windows} windows and {point.draws} draws cannot show {limit:.2%}; judged by "
-                    f"the rate itself. " + (f"{draws} draws could" if draws else "More windows are needed")
+                    f"{point.name}: {point.windows} windows and {point.draws} draws cannot show {100 * limit:g} %; "
+                    "judged by the rate itself. " + _remedy(draws, point.windows)
                 )
     return tuple(notes)
+
+
+def _remedy(draws: int | None, windows: int) -> str:
+    if draws is None:
+        return "More windows are needed."
+    return f"{draws // windows} draws of each window could, if none changed."
 
 
 def _of_hop(hop: Hop, gate: Gate) -> Iterator[Failure]:

@@ -102,8 +102,8 @@ def test_too_few_windows_are_judged_by_the_rate_and_said() -> None:
     found = result(clean)
     assert found.passed
     assert len(found.notes) == 1
-    assert "240 windows and 240 draws cannot show 0.50%" in found.notes[0]
-    assert "More windows are needed" in found.notes[0]
+    assert "240 windows and 240 draws cannot show 0.5 %" in found.notes[0]
+    assert "draws of each window could" in found.notes[0]
     assert not result(point({"onnx-fp16": 2}, snr_db=None, windows=240, draws=1)).passed
 
 
@@ -112,7 +112,7 @@ def test_too_few_draws_names_the_number() -> None:
     draws = intervals.needed_draws(0.005, 240)
     assert draws is not None
     assert draws > 480
-    assert f"{draws} draws could" in notes[0]
+    assert f"{draws // 240} draws of each window could" in notes[0]
 
 
 def test_a_hop_out_of_tolerance_fails_with_its_figure() -> None:
@@ -277,3 +277,8 @@ def test_names_without_a_precision(variant: str) -> None:
 
 def test_undecided_points_that_are_not_gated_are_not_noted() -> None:
     assert undecided(result(point({"onnx-fp16": 0}, snr_db=-8, windows=20)), Gate()) == ()
+
+
+def test_hopelessly_few_windows_need_more_windows() -> None:
+    notes = result(point({"onnx-fp16": 0}, windows=10, draws=5)).notes
+    assert "More windows are needed" in notes[0]
