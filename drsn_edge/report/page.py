@@ -1,0 +1,72 @@
+"""The page: sections in the order in which an engineer asks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from importlib.resources import files as package_files
+from pathlib import Path
+
+from drsn_edge._version import __version__
+from drsn_edge.files import write_bytes
+from drsn_edge.parity.result import ParityResult
+from drsn_edge.report import sections
+from drsn_edge.report.data import ReportData, Row
+from drsn_edge.report.text import pairs, rows_table, size
+
+
+def write_report(path: Path, report: ReportData) -> None:
+    """Write a report as one self-contained HTML file, by rename.
+
+    Equal reports give equal bytes with one version of matplotlib.
+
+    Raises:
+        MissingDependency: matplotlib is not installed.
+        InputError: The parity result in it cannot be read.
+    """
+    write_bytes(path, render(report).encode())
+
+
+def render(report: ReportData) -> str:
+    """The page of a report, as text.
+
+    Raises:
+        MissingDependency: matplotlib is not installed.
+        InputError: The parity result in it cannot be read.
+    """
+    result = ParityResult.from_json(report.parity)
+    listed = [{**row, "size": size(row["size"])} if isinstance(row.get("size"), int) else row for row in report.files]
+    body = "\n".join(
+        part
+        for part in (
+            f"<h1>{escape(report.title)}</h1>",
+            sections.verdict(result, report.verdict),
+            sections.decisions(result),
+            sections.shrinkage(result),
+            sections.ledger(result),
+            sections.confusion(result, report.labels),
+            sections.example(report.example),
+            _rows("Precision plan", "What each layer is, and why.", report.plan),
+            _rows("Engines", "Built for one GPU and one TensorRT version each.", report.engines),
+            sections.section("Model", "What the network is.", pairs(report.model)) if report.model else "",
+            sections.section(
+                "Provenance",
+                "What this was made from, and by which limits it was judged.",
+                pairs({**report.provenance, "gate": sections.gate(result)}),
+            ),
+            _rows("Files", "As listed in the manifest.", listed),
+            f'<footer><p class="soft">drsn-edge {escape(__version__)}</p></footer>',
+        )
+        if part
+    )
+    style = package_files("drsn_edge.report").joinpath("style.css").read_text(encoding="utf-8")
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(report.title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
+        "</body>\n</html>\n"
+    )
+
+
+def _rows(title: str, introduction: str, rows: Sequence[Row]) -> str:
+    return sections.section(title, introduction, rows_table(title, rows)) if rows else ""
