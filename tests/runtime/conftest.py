@@ -51,6 +51,7 @@ class FakeCuda:
         self.calls: list[str] = []
         self.failing: dict[str, Status] = {}
         self.memory: dict[int, Any] = {}
+        self.pinned_flags: list[int] = []
         self.recording: list[Callable[[], None]] | None = None
         self._next = 1000
 
@@ -115,6 +116,7 @@ class FakeCuda:
         return self._do("cudaEventDestroy")
 
     def cudaHostAlloc(self, size: int, flags: int) -> tuple[Any, ...]:
+        self.pinned_flags.append(flags)
         return self._allocate("cudaHostAlloc", size)
 
     def cudaHostGetDevicePointer(self, pointer: int, flags: int) -> tuple[Any, ...]:

@@ -18,6 +18,7 @@ def test_copies_through_page_locked_memory(machine: FakeCuda) -> None:
     there.view("float32", (4, 3))[...] = np.arange(12, dtype=np.float32).reshape(4, 3)
     there.to_device(48, stream)
     assert there.device != there.host.ctypes.data
+    assert machine.pinned_flags == [machine.cudaHostAllocDefault] * 2
     machine.cudaMemcpyAsync(back.device, there.device, 48, machine.cudaMemcpyKind.cudaMemcpyHostToDevice, 0)
     back.to_host(48, stream)
     stream.synchronize()
@@ -32,6 +33,7 @@ def test_copies_through_page_locked_memory(machine: FakeCuda) -> None:
 def test_shares_memory_on_an_integrated_gpu(machine: FakeCuda) -> None:
     stream, buffer = Stream(), TransferBuffer(16, mapped=True)
     assert buffer.device == buffer.host.ctypes.data
+    assert machine.pinned_flags == [machine.cudaHostAllocMapped]
     buffer.to_device(16, stream)
     buffer.to_host(16, stream)
     assert not [call for call in machine.calls if call.startswith("copy") or call == "cudaMalloc"]
