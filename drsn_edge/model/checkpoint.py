@@ -198,7 +198,7 @@ def check_format(value: Mapping[str, Any], path: Path) -> None:
     if version != FORMAT_VERSION:
         raise InputError(
             f"{path} has another format version",
-            got=version,
+            got=repr(version),
             expected=FORMAT_VERSION,
             hint="install the drsn-edge that wrote it, or export it again",
         )
@@ -213,7 +213,7 @@ def network_from_config(value: Mapping[str, Any], path: Path) -> tuple[Network, 
         )
     for name, kind, words in (("network", dict, "object"), ("contract", dict, "object"), ("labels", list, "list")):
         if not isinstance(value[name], kind):
-            raise InputError(f"{path}: {name} has the wrong kind", got=value[name], expected=f"a JSON {words}")
+            raise InputError(f"{path}: {name} has the wrong kind", got=repr(value[name]), expected=f"a JSON {words}")
     config = NetworkConfig.from_json(value["network"])
     contract = SignalContract.from_json(value["contract"])
     labels = tuple(str(label) for label in value["labels"])

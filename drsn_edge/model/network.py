@@ -33,6 +33,9 @@ class Front(nn.Module):
         if not (self.detrend or self.standardise):
             return window
         centred = window - window.mean(dim=positions, keepdim=True)
+        # Once more: the rounding error of a large mean would stand for the whole signal of a dead sensor, +1 or -1
+        # after the division, whichever way a runtime adds up.
+        centred = centred - centred.mean(dim=positions, keepdim=True)
         x = centred if self.detrend else window
         if self.standardise:
             variance = (centred * centred).mean(dim=positions, keepdim=True)
