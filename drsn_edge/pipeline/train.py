@@ -19,7 +19,7 @@ from drsn_edge.signals.splits import PARTS, Part, Split, split
 from drsn_edge.signals.windows import Windows, cut
 
 if TYPE_CHECKING:
-    from drsn_edge.model.checkpoint import Checkpoint, TrainingRecord
+    from drsn_edge.model.checkpoint import TrainingRecord
     from drsn_edge.model.network import Network
     from drsn_edge.training.evaluate import Score
 
@@ -87,15 +87,20 @@ def train(
 
     Args:
         dataset: Name of a data set, see `load_dataset`.
-        out: Run folder; with every better epoch a checkpoint is there that can be used.
-        model, preset: See `NetworkConfig`.
-        protocol, fold: How recordings are split, see `split`.
+        out: Run folder; from the first epoch on it is a checkpoint that can be used.
+        model: `convnet`, `resnet`, `senet`, `drsn-cs` or `drsn-cw`.
+        preset: `paper` or `edge`, see `NetworkConfig.preset`.
+        protocol: How recordings are split, see `split`.
+        fold: Which group tests, for protocols that leave one out.
         where: Only recordings of these groups.
-        noise, snr: Kinds of noise and range in dB to train on; no kinds, or None for the range, trains on clean windows.
-        epochs: None takes as many as the schedule needs for a data set of this size.
-        batch, lr: Windows per step, learning rate of the first stage.
+        noise: Kinds of noise to train on, and to be scored on; none trains on the windows as they are.
+        snr: Lowest and highest trained ratio in dB; None trains on the windows as they are.
+        epochs: None takes `default_epochs`.
+        batch: Windows per step.
+        lr: Learning rate of the first stage.
         seed: Of weights, order and noise; and of the split where it is `random`.
-        window, hop: In samples, instead of the data set's own.
+        window: Samples per window, instead of the data set's own.
+        hop: Samples from window to window in training, instead of the data set's own.
         init: Start from the weights of this run instead of random ones.
         force: Replace the run in `out`.
         resume: Go on with the run in `out`, which was killed; equal to one that never stopped.
@@ -109,9 +114,9 @@ def train(
         MissingDependency: torch is not installed.
     """
     require("torch", "safetensors", purpose="training")
-    from drsn_edge.model.checkpoint import Checkpoint, TrainingRecord, save_checkpoint
+    from drsn_edge.model.checkpoint import CONFIG, SPLIT, WEIGHTS, Checkpoint, TrainingRecord, save_checkpoint
     from drsn_edge.training.evaluate import evaluate
-    from drsn_edge.training.loop import EpochRecord, fit
+    from drsn_edge.training.loop import EpochRecord, check_windows, fit
     from drsn_edge.training.options import FitOptions, NoiseRange
 
     _check_out(out, force=force, resume=resume)
@@ -127,6 +132,7 @@ def train(
         seed=seed,
     )
     network = _network(data, parts, model=model, preset=preset, seed=seed, init=init)
+    check_windows(network, windows["train"], windows["validation"])
     record = TrainingRecord(
         dataset=dataset,
         where=dict(where or {}),
@@ -142,13 +148,18 @@ def train(
     if dry_run:
         return TrainResult(out, record, (), counts, (*notes, "Dry run: nothing was trained or written."))
 
-    def checkpoint(**changes: Any) -> Checkpoint:
-        return Checkpoint(network, data.contract, parts.labels, dataclasses.replace(record, **changes), parts)
+    def save(**changes: Any) -> TrainingRecord:
+        done = dataclasses.replace(record, **changes)
+        save_checkpoint(out, Checkpoint(network, data.contract, parts.labels, done, parts))
+        return done
 
     def keep(best: EpochRecord) -> None:
-        # A run that is killed leaves its best epoch so far, and says how far it came.
-        save_checkpoint(out, checkpoint(epochs=best.epoch, best_epoch=best.epoch))
+        # A run that is killed leaves the best epoch so far, and says how far it came.
+        save(epochs=best.epoch, best_epoch=best.epoch)
 
+    if force:
+        for name in (CONFIG, WEIGHTS, SPLIT, SCORES):  # the old configuration first: without it there is no checkpoint
+            (out / name).unlink(missing_ok=True)
     with _threads(threads):
         result = fit(
             network,
@@ -162,17 +173,13 @@ def train(
             progress=progress,
         )
         scores = evaluate(network, windows["test"], noise=tuple(noise) or ("gaussian",), progress=progress)
-    final = checkpoint(
+    done = save(
         best_epoch=result.best.epoch,
         scores={f"test {score.condition}": score.balanced_accuracy for score in scores},
     )
-    save_checkpoint(out, final)
-    assert final.training is not None
-    trained = TrainResult(out, final.training, scores, counts, notes)
-    write_json(
-        out / SCORES,
-        {key: value for key, value in trained.to_json().items() if key != "run"} | {"labels": list(parts.labels)},
-    )
+    trained = TrainResult(out, done, scores, counts, notes)
+    table = {key: value for key, value in trained.to_json().items() if key != "run"}
+    write_json(out / SCORES, table | {"labels": list(parts.labels)})
     return trained
 
 

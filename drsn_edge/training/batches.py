@@ -1,0 +1,63 @@
+"""Batches with fresh noise. Every draw is a function of seed, epoch and step: there is no generator to keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drsn_edge.signals.noise import noise_rng
+from drsn_edge.signals.windows import Windows
+from drsn_edge.training.options import NoiseRange
+
+Batch = tuple[NDArray[np.float32], NDArray[np.int64]]
+T = TypeVar("T")
+
+
+def epoch_batches(windows: Windows, noise: NoiseRange, *, batch: int, seed: int, epoch: int) -> Iterator[Batch]:
+    """One epoch in a new order, with new noise; the next batch is made in a thread while this one trains.
+
+    All batches are full: the last one is filled up from the start of the order. (A batch of one window would have no
+    batch statistics.) Fewer windows than `batch` are one batch.
+    """
+    steps = steps_per_epoch(windows, batch)
+    order = noise_rng(seed, "order", epoch).permutation(len(windows))
+    rows = np.resize(order, steps * min(batch, len(windows))).reshape(steps, -1)
+
+    def make(step: int) -> Batch:
+        x = noise.draw(windows.x[rows[step]], noise_rng(seed, "train", epoch, step))
+        return x, windows.y[rows[step]]
+
+    return ahead(make, steps)
+
+
+def steps_per_epoch(windows: Windows, batch: int) -> int:
+    """Batches of one epoch."""
+    return -(-len(windows) // batch)
+
+
+def validation_batches(windows: Windows, noise: NoiseRange, *, draws: int, batch: int, seed: int) -> Iterator[Batch]:
+    """The windows as they are, then `draws` times with noise over the trained range: the same on every call."""
+    starts = range(0, len(windows), batch)
+    passes = [None, *range(draws if noise.kinds else 0)]
+
+    def make(index: int) -> Batch:
+        draw, start = passes[index // len(starts)], starts[index % len(starts)]
+        x, y = windows.x[start : start + batch], windows.y[start : start + batch]
+        return (x if draw is None else noise.draw(x, noise_rng(seed, "validation", draw, start))), y
+
+    return ahead(make, len(passes) * len(starts))
+
+
+def ahead(make: Callable[[int], T], count: int) -> Iterator[T]:
+    """`make(0)` to `make(count - 1)`, each made in a thread while the one before is used."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        future = pool.submit(make, 0)
+        for index in range(count):
+            item = future.result()
+            if index + 1 < count:
+                future = pool.submit(make, index + 1)
+            yield item
