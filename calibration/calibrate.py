@@ -46,14 +46,12 @@ class CalibrationOptions:
         percentile: For `percentile` alone.
         quantize_first: The first convolution too.
         plan: Instead of the default plan.
-        threads: Of ONNX Runtime.
     """
 
     method: str = "auto"
     percentile: float = 99.99
     quantize_first: bool = False
     plan: PrecisionPlan | None = None
-    threads: int | None = None
 
     def __post_init__(self) -> None:
         if self.method not in ("auto", *METHODS):
@@ -93,7 +91,7 @@ def calibrate(
     options = options or CalibrationOptions()
     refuse(data.windows)
     reference_bytes = graph.to_bytes()
-    with OnnxRuntimeRunner(reference_bytes, threads=options.threads) as runner:
+    with OnnxRuntimeRunner(reference_bytes) as runner:
         logits = run_batched(runner, data.windows.x)["logits"]
     refuse_unrelated(logits, data.windows.y)
     plan = options.plan or make_plan(graph, quantize_first=options.quantize_first)
@@ -102,10 +100,9 @@ def calibrate(
         reference_bytes,
         data.windows.x,
         tensors=list(tensors.values()),
-        threads=options.threads,
         progress=progress,
     )
-    judge = _Judge(graph, held_out.windows.x, plan, options.threads)
+    judge = _Judge(graph, held_out.windows.x, plan)
     trials: dict[str, float] = {}
     best: tuple[float, str, dict[str, float]] | None = None
     chosen = _TRIALS if options.method == "auto" else ((options.method, options.percentile),)
@@ -155,14 +152,12 @@ def _scales(
 class _Judge:
     """What a set of scales does to thresholds, dead zones and logits of held-out windows."""
 
-    def __init__(
-        self, graph: CanonicalGraph, windows: NDArray[np.float32], plan: PrecisionPlan, threads: int | None
-    ) -> None:
-        self.graph, self.windows, self.plan, self.threads = graph, windows, plan, threads
+    def __init__(self, graph: CanonicalGraph, windows: NDArray[np.float32], plan: PrecisionPlan) -> None:
+        self.graph, self.windows, self.plan = graph, windows, plan
         self.reference = self._run(graph.to_bytes())
 
     def _run(self, data: bytes) -> dict[str, NDArray[Any]]:
-        with OnnxRuntimeRunner(with_probes(data), threads=self.threads) as runner:
+        with OnnxRuntimeRunner(with_probes(data)) as runner:
             return run_batched(runner, self.windows, batch=32)
 
     def cost(self, scales: Mapping[str, float]) -> float:

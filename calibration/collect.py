@@ -43,7 +43,6 @@ def observe(
     *,
     tensors: Sequence[str],
     batch: int = 32,
-    threads: int | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, RangeObserver]:
     """Run a graph over windows and watch its tensors.
@@ -55,13 +54,12 @@ def observe(
         windows: `[N, C, ...]` raw.
         tensors: Names of the values to watch.
         batch: Windows per run.
-        threads: Of ONNX Runtime.
         progress: Where steps go.
     """
     observers = {name: RangeObserver() for name in tensors}
     wanted = list(dict.fromkeys(tensors))
     with (
-        OnnxRuntimeRunner(tap(data, wanted), threads=threads) as runner,
+        OnnxRuntimeRunner(tap(data, wanted)) as runner,
         progress.step("calibration", total=len(windows)) as step,
     ):
         for start in range(0, len(windows), batch):

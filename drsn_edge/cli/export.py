@@ -59,7 +59,6 @@ def command(
     seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
     force: common.Force = False,
     dry_run: common.DryRun = False,
-    threads: common.Threads = None,
     json: common.Json = False,
     quiet: common.Quiet = False,
     debug: common.Debug = False,
@@ -99,7 +98,6 @@ def command(
             weights=weights,
             options=options,
             force=force,
-            threads=threads,
             progress=ui.progress,
         )
         ui.notices(result.notes)

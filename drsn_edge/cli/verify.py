@@ -42,7 +42,6 @@ def command(
     expect_digest: Annotated[str | None, typer.Option(help="SHA-256 that the manifest must have.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report here.")] = None,
     force: common.Force = False,
-    threads: common.Threads = None,
     json: common.Json = False,
     quiet: common.Quiet = False,
     debug: common.Debug = False,
@@ -76,7 +75,6 @@ def command(
                 options=options,
                 gate=tolerance,
                 require=require,
-                threads=threads,
                 expect_digest=expect_digest,
                 progress=ui.progress,
             )
@@ -87,6 +85,6 @@ def command(
         if report is not None:
             from drsn_edge.pipeline.reporting import write_parity_report
 
-            write_parity_report(report, result, bundle=bundle, threads=threads)
+            write_parity_report(report, result, bundle=bundle)
         if not result.passed:
             raise typer.Exit(5)

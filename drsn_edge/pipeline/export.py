@@ -105,7 +105,6 @@ def export(
     options: ExportOptions | None = None,
     sweep: SweepOptions | None = None,
     force: bool = False,
-    threads: int | None = None,
     progress: Progress = SILENT,
 ) -> ExportResult:
     """Make the graphs, the engine if a builder is at hand, the parity check and the report, and bundle them.
@@ -121,7 +120,6 @@ def export(
         options: How.
         sweep: Of the parity check.
         force: Replace an existing bundle.
-        threads: Of ONNX Runtime.
         progress: Where steps go.
 
     Raises:
@@ -135,16 +133,16 @@ def export(
     # Imported late: this module is the public function, and `drsn_edge.export` must not load onnx before it is called.
     from drsn_edge.pipeline.graphs import make_graphs
 
-    made = make_graphs(loaded, data, options=options, threads=threads, progress=progress)
+    made = make_graphs(loaded, data, options=options, progress=progress)
     notes = [*made.notes, *(data.notes if data is not None else ())]
     with new_folder(out, force=force) as work:
         bundle = fill_folder(work, made.manifest | {"name": out.name.removesuffix(".drsn")}, made.files)
         engines, bundle = _engines(bundle, options, notes, progress)
-        parity = verify(bundle, data=calibrate, where=where, options=sweep, threads=threads, progress=progress)
+        parity = verify(bundle, data=calibrate, where=where, options=sweep, progress=progress)
         if options.report:
             from drsn_edge.pipeline.reporting import add_report
 
-            bundle = add_report(bundle, parity, title=out.name, notes=notes, threads=threads)
+            bundle = add_report(bundle, parity, title=out.name, notes=notes)
     return ExportResult(Bundle.open(out), parity, engines, made.plan, tuple(dict.fromkeys([*notes, *parity.notes])))
 
 

@@ -61,7 +61,6 @@ def make_graphs(
     data: ModelData | None,
     *,
     options: ExportOptions,
-    threads: int | None = None,
     progress: Progress = SILENT,
 ) -> Graphs:
     """Make and check everything that needs no builder.
@@ -79,7 +78,7 @@ def make_graphs(
     noises, snr = _trained_noise(source)
     windows, y, snr_db = choose_golden(pool, reference["fp32"], noises=noises or ("gaussian",), seed=options.seed)
     fp32 = graph.to_bytes()
-    _ensure_equal(fp32, reference["fp32"](windows), windows, threads)
+    _ensure_equal(fp32, reference["fp32"](windows), windows)
     plain: dict[str, bytes] = {"fp32": fp32}
     if "fp16" in options.precisions:
         plain["fp16"] = to_half(graph).to_bytes()
@@ -105,7 +104,7 @@ def make_graphs(
         found = calibrate(
             graph, chosen, held_out, contract=source.contract, weights_sha256=weights_sha256,
             options=CalibrationOptions(
-                method=options.method, quantize_first=options.quantize_first, threads=threads
+                method=options.method, quantize_first=options.quantize_first
             ),
             progress=progress,
         )  # fmt: skip
@@ -120,9 +119,7 @@ def make_graphs(
         if graph.units:
             files[graph_name(name, probe=True)] = NewFile(with_probes(content), "probe")
     with progress.step("golden vectors") as step:
-        golden, errors = _golden(
-            source, graph, plain, reference, windows, y if real else np.full_like(y, -1), snr_db, threads
-        )
+        golden, errors = _golden(source, graph, plain, reference, windows, y if real else np.full_like(y, -1), snr_db)
         step.advance()
     files[GOLDEN] = NewFile(golden.to_bytes(), "golden")
     if source.weights is not None:
@@ -173,9 +170,9 @@ def _foreign_logits(data: bytes, x: NDArray[np.float32]) -> Array:
         return run_batched(runner, x)[output]
 
 
-def _ensure_equal(data: bytes, wanted: Array, windows: NDArray[np.float32], threads: int | None) -> None:
+def _ensure_equal(data: bytes, wanted: Array, windows: NDArray[np.float32]) -> None:
     """The exporter's promise: the graph decides as the network and differs by FP32 rounding only."""
-    with OnnxRuntimeRunner(data, threads=threads) as runner:
+    with OnnxRuntimeRunner(data) as runner:
         found = run_batched(runner, windows)["logits"]
     error, tolerance = compare(wanted, found), derive("export", "fp32")
     broken = tolerance.violations(error)
@@ -196,7 +193,6 @@ def _golden(
     windows: NDArray[np.float32],
     y: NDArray[np.int64],
     snr_db: NDArray[np.float32],
-    threads: int | None,
 ) -> tuple[Golden, dict[str, dict[str, float]]]:
     """Recorded results of every form, and how far the probes of each precision are from those of FP32."""
     logits: dict[str, Array] = {
@@ -207,7 +203,7 @@ def _golden(
     wanted: dict[str, Array] = {}
     names = [unit.name for unit in graph.units]
     for name, content in plain.items():
-        with OnnxRuntimeRunner(emulated(with_probes(content) if names else content), threads=threads) as runner:
+        with OnnxRuntimeRunner(emulated(with_probes(content) if names else content)) as runner:
             found = run_batched(runner, windows, batch=32)
         logits[f"onnx-{name}"] = found["logits"]
         if name == "fp32":

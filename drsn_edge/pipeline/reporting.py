@@ -31,24 +31,20 @@ def verdict(result: ParityResult) -> str:
     return f"Within tolerance: on {run} hops{levels} every variant decides as {result.reference} does.{tail}"
 
 
-def add_report(
-    bundle: Bundle, result: ParityResult, *, title: str, notes: Sequence[str] = (), threads: int | None = None
-) -> Bundle:
+def add_report(bundle: Bundle, result: ParityResult, *, title: str, notes: Sequence[str] = ()) -> Bundle:
     """Put `report.json`, and `report.html` where matplotlib is installed, into a bundle.
 
     Returns:
         The bundle as it is now.
     """
-    data = report_data(bundle, result, title=title, notes=notes, threads=threads)
+    data = report_data(bundle, result, title=title, notes=notes)
     files = {REPORT_DATA: NewFile(dump_json(data.to_json()).encode(), "report")}
     if available("matplotlib"):
         files[REPORT] = NewFile(render(data).encode(), "report")
     return bundle.update(files)
 
 
-def write_parity_report(
-    path: Path, result: ParityResult, *, bundle: Path | None = None, threads: int | None = None
-) -> None:
+def write_parity_report(path: Path, result: ParityResult, *, bundle: Path | None = None) -> None:
     """Write an HTML report beside a bundle, or of a saved result alone.
 
     Raises:
@@ -56,15 +52,13 @@ def write_parity_report(
     """
     require("matplotlib", purpose="the report")
     if bundle is not None:
-        data = report_data(Bundle.open(bundle), result, title=bundle.name, threads=threads)
+        data = report_data(Bundle.open(bundle), result, title=bundle.name)
     else:
         data = ReportData(title="saved result", verdict=verdict(result), parity=result.to_json())
     write_bytes(path, render(data).encode())
 
 
-def report_data(
-    bundle: Bundle, result: ParityResult, *, title: str, notes: Sequence[str] = (), threads: int | None = None
-) -> ReportData:
+def report_data(bundle: Bundle, result: ParityResult, *, title: str, notes: Sequence[str] = ()) -> ReportData:
     """Everything that the page shows of a bundle."""
     manifest = bundle.manifest
     network = manifest["model"].get("network") or {}
@@ -108,7 +102,7 @@ def report_data(
             for name, entry in sorted(bundle.files.items())
         ],
         labels=bundle.labels,
-        example=_example(bundle, threads),
+        example=_example(bundle),
     )
 
 
@@ -120,7 +114,7 @@ def _text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _example(bundle: Bundle, threads: int | None) -> Example | None:
+def _example(bundle: Bundle) -> Example | None:
     """The golden window of the lowest SNR with a class, and the channel of the middle unit that is zeroed most."""
     if not bundle.units or not available("onnx_ir") or bundle.contract.image is not None:
         return None
@@ -138,7 +132,7 @@ def _example(bundle: Bundle, threads: int | None) -> Example | None:
     units = {unit.name: unit for unit in find_units(parse(data))}
     name = bundle.units[len(bundle.units) // 3]
     features = units[name].features.name or ""
-    with OnnxRuntimeRunner(tap(data, [features]), threads=threads) as runner:
+    with OnnxRuntimeRunner(tap(data, [features])) as runner:
         found = runner.run({"window": golden.windows[row : row + 1]})
     threshold = found[f"{name}.threshold"][0]
     share = found[f"{name}.zero_share"][0]

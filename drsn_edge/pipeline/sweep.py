@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +18,7 @@ from drsn_edge.parity.intervals import needed_draws
 from drsn_edge.pipeline.data import ModelData
 from drsn_edge.pipeline.variants import Variants
 from drsn_edge.progress import SILENT, Progress
+from drsn_edge.runtime.cpus import usable_cpus
 from drsn_edge.signals.noise import Noise, add_noise, noise_rng
 from drsn_edge.signals.windows import Windows
 
@@ -66,22 +71,37 @@ def sweep(
         len(windows) * (draws if gate.gates(noise, snr) else min(draws, _LEAST)) for noise, snr in levels[1:]
     ]
     points: list[DecisionPoint] = []
-    with progress.step("decisions", total=sum(passes)) as step:
+    with progress.step("decisions", total=sum(passes)) as step, ThreadPoolExecutor(usable_cpus()) as pool:
         for noise, snr in levels:
             gated = gate.gates(noise, snr)
             tally = DecisionTally(reference, noise=noise, snr_db=snr, gated=gated)
             note = "clean" if snr is None else f"{noise} {snr:g} dB"
             count = 1 if snr is None else (draws if gated else min(draws, _LEAST))
             source = shifted if snr is None else windows
-            for draw in range(count):
-                for start in range(0, len(source), options.batch):
-                    rows = slice(start, start + options.batch)
-                    x = _noisy(source, rows, noise, snr, options.seed, draw)
-                    logits = {item.name: item.logits(x, batch=options.batch) for item in variants.running}
-                    tally.add(source.y[rows], source.cluster[rows], logits)
-                    step.advance(len(x), note=note)
+            run = functools.partial(_run, variants, source, noise, snr, options)
+            for rows, logits in pool.map(run, itertools.product(range(count), range(0, len(source), options.batch))):
+                tally.add(source.y[rows], source.cluster[rows], logits)
+                step.advance(len(source.y[rows]), note=note)
             points.append(tally.point())
     return tuple(points)
+
+
+def _run(
+    variants: Variants,
+    source: Windows,
+    noise: str,
+    snr: float | None,
+    options: SweepOptions,
+    job: tuple[int, int],
+) -> tuple[slice, dict[str, NDArray[Any]]]:
+    """One batch through every variant; its noise depends on level, draw and place, not on who runs it."""
+    draw, start = job
+    rows = slice(start, start + options.batch)
+    x = source.x[rows]
+    if snr is not None:
+        rng = noise_rng(options.seed, "sweep", noise, snr, draw, start)
+        x = add_noise(x, snr, noise, rng)  # type: ignore[arg-type]  # one of SweepOptions.noises
+    return rows, {item.name: item.logits(x, batch=options.batch, workers=1) for item in variants.running}
 
 
 def planned_draws(gate: Gate, windows: int) -> int:
@@ -89,11 +109,3 @@ def planned_draws(gate: Gate, windows: int) -> int:
     limits = [limit for limit in gate.changed_limit.values() if 0 < limit < 1]
     needed = needed_draws(min(limits), windows, _EXPECTED) if limits else _LEAST * windows
     return int(np.clip(_MOST if needed is None else needed // windows, _LEAST, _MOST))
-
-
-def _noisy(source: Windows, rows: slice, noise: str, snr: float | None, seed: int, draw: int) -> NDArray[np.float32]:
-    x = source.x[rows]
-    if snr is None:
-        return x
-    rng = noise_rng(seed, "sweep", noise, snr, draw, rows.start)
-    return add_noise(x, snr, noise, rng)  # type: ignore[arg-type]  # one of `noises`

@@ -125,7 +125,7 @@ def train(
     parts = split(data, protocol=protocol, fold=fold, seed=seed)
     windows = {part: _cut(data, parts, part) for part in PARTS}
     options = FitOptions(
-        epochs=epochs or default_epochs(len(windows["train"]), batch),
+        epochs=default_epochs(len(windows["train"]), batch) if epochs is None else epochs,
         batch=batch,
         lr=lr,
         noise=NoiseRange(tuple(noise), snr) if noisy else NoiseRange(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,12 +39,14 @@ class Variant:
     runner: Runner | None
     reason: str | None = None
     note: str | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def logits(self, windows: NDArray[np.float32], *, batch: int = 64) -> NDArray[Any]:
-        """`[N, classes]`."""
+    def logits(self, windows: NDArray[np.float32], *, batch: int = 64, workers: int | None = None) -> NDArray[Any]:
+        """`[N, classes]`; may be called from several threads at a time."""
         if self.runner is None:
             raise MissingError(f"{self.name} cannot run here", got=self.reason)
-        return run_batched(self.runner, windows, batch=batch)["logits"]
+        with contextlib.nullcontext() if self.runner.concurrent else self.lock:
+            return run_batched(self.runner, windows, batch=batch, workers=workers)["logits"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,12 +69,12 @@ class Variants:
 
 
 @contextlib.contextmanager
-def open_variants(bundle: Bundle, *, engines: bool = True, threads: int | None = None) -> Iterator[Variants]:
+def open_variants(bundle: Bundle, *, engines: bool = True) -> Iterator[Variants]:
     """Open whatever can run here; what cannot says why."""
     with contextlib.ExitStack() as stack:
         items = [_pytorch(bundle, stack)]
         items += [
-            _onnx(bundle, name, precision, stack, threads)
+            _onnx(bundle, name, precision, stack)
             for name, precision in ONNX_VARIANTS.items()
             if graph_name(precision) in bundle.files
         ]
@@ -81,14 +84,12 @@ def open_variants(bundle: Bundle, *, engines: bool = True, threads: int | None =
         yield Variants(tuple(items), notes)
 
 
-def probe_outputs(
-    bundle: Bundle, precision: str, windows: NDArray[np.float32], *, threads: int | None = None
-) -> dict[str, NDArray[Any]] | None:
+def probe_outputs(bundle: Bundle, precision: str, windows: NDArray[np.float32]) -> dict[str, NDArray[Any]] | None:
     """Threshold, zeroed share and shrunk features of every unit, from a bundle's probe graph; None without one."""
     name = graph_name(precision, probe=True)
     if name not in bundle.files or not bundle.units:
         return None
-    with open_runner("onnxruntime", _faithful(bundle.read(name))[0], threads=threads) as runner:
+    with open_runner("onnxruntime", _faithful(bundle.read(name))[0]) as runner:
         return run_batched(runner, windows, batch=32)
 
 
@@ -119,7 +120,7 @@ def _faithful(data: bytes) -> tuple[bytes, bool]:
     return emulated(data), True
 
 
-def _onnx(bundle: Bundle, name: str, precision: str, stack: contextlib.ExitStack, threads: int | None) -> Variant:
+def _onnx(bundle: Bundle, name: str, precision: str, stack: contextlib.ExitStack) -> Variant:
     data, note = bundle.read(graph_name(precision)), None
     if precision != "fp32":
         data, emulated = _faithful(data)
@@ -129,7 +130,7 @@ def _onnx(bundle: Bundle, name: str, precision: str, stack: contextlib.ExitStack
                 "ONNX Runtime computes FP16 in FP32 on a CPU, and onnx is not installed to make the rounding visible",
             )  # fmt: skip
     try:
-        runner = stack.enter_context(open_runner("onnxruntime", data, threads=threads))
+        runner = stack.enter_context(open_runner("onnxruntime", data))
     except MissingError as error:
         return Variant(name, "onnxruntime", None, error.got or error.what)
     return Variant(name, "onnxruntime", runner, note=note)

@@ -40,7 +40,6 @@ def verify(
     options: SweepOptions | None = None,
     gate: Path | Gate | None = None,
     require: str | None = None,
-    threads: int | None = None,
     expect_digest: str | None = None,
     progress: Progress = SILENT,
 ) -> ParityResult:
@@ -53,7 +52,6 @@ def verify(
         options: Of the sweep.
         gate: A file, or the gate itself; the bundle's own by default.
         require: `engine` makes an engine that could not run an error.
-        threads: Of ONNX Runtime.
         expect_digest: SHA-256 that the manifest must have.
         progress: Where steps go.
 
@@ -69,13 +67,13 @@ def verify(
     golden = Golden.from_bytes(opened.read(GOLDEN))
     judged_by = _gate(opened, gate)
     notes: list[str] = []
-    with open_variants(opened, threads=threads) as variants:
+    with open_variants(opened) as variants:
         notes += variants.notes
         with progress.step("golden windows") as step:
-            hops = _hops(opened, golden, variants, threads)
+            hops = _hops(opened, golden, variants)
             step.advance()
         with progress.step("thresholds") as step:
-            shrinkage = _shrinkage(opened, golden, threads)
+            shrinkage = _shrinkage(opened, golden)
             step.advance()
         live = variants["pytorch"].runner is not None
         decisions: tuple[DecisionPoint, ...] = ()
@@ -148,7 +146,7 @@ def _require_engines(result: ParityResult) -> None:
         )
 
 
-def _hops(bundle: Bundle, golden: Golden, variants: Variants, threads: int | None) -> tuple[Hop, ...]:
+def _hops(bundle: Bundle, golden: Golden, variants: Variants) -> tuple[Hop, ...]:
     """The chain on golden windows: what was recorded against what runs now, then form against form."""
     now: dict[str, Logits] = {item.name: item.logits(golden.windows) for item in variants.running}
     pytorch = now.get("pytorch", golden.logits["pytorch"])
@@ -161,7 +159,7 @@ def _hops(bundle: Bundle, golden: Golden, variants: Variants, threads: int | Non
             return
         hop = Hop.measured(from_, to, runner=item.runner_name, error=compare(want, now[to]), tolerance=tolerance)
         if hop.status == "failed" and to.startswith("onnx-"):
-            where = _localise(bundle, golden, to.removeprefix("onnx-"), threads)
+            where = _localise(bundle, golden, to.removeprefix("onnx-"))
             hop = dataclasses.replace(hop, first_divergence=where)
         hops.append(hop)
 
@@ -192,10 +190,10 @@ def _hops(bundle: Bundle, golden: Golden, variants: Variants, threads: int | Non
     return tuple(hops)
 
 
-def _localise(bundle: Bundle, golden: Golden, precision: str, threads: int | None) -> str | None:
+def _localise(bundle: Bundle, golden: Golden, precision: str) -> str | None:
     """The first unit that left its limit, from the probe graphs; None without units."""
-    reference = probe_outputs(bundle, "fp32", golden.windows, threads=threads)
-    candidate = probe_outputs(bundle, precision, golden.windows, threads=threads)
+    reference = probe_outputs(bundle, "fp32", golden.windows)
+    candidate = probe_outputs(bundle, precision, golden.windows)
     if reference is None or candidate is None:
         return None
     if precision == "fp32":
@@ -206,15 +204,15 @@ def _localise(bundle: Bundle, golden: Golden, precision: str, threads: int | Non
     return None if found is None else found.tensor
 
 
-def _shrinkage(bundle: Bundle, golden: Golden, threads: int | None) -> tuple[ShrinkageDrift, ...]:
+def _shrinkage(bundle: Bundle, golden: Golden) -> tuple[ShrinkageDrift, ...]:
     if not bundle.units or not available("onnxruntime"):
         return ()
     windows = golden.windows[: min(len(golden), 64)]
-    reference = probe_outputs(bundle, "fp32", np.ascontiguousarray(windows), threads=threads)
+    reference = probe_outputs(bundle, "fp32", np.ascontiguousarray(windows))
     rows: list[ShrinkageDrift] = []
     for precision in bundle.precisions[1:]:
         if graph_name(precision, probe=True) in bundle.files and reference is not None:
-            found = probe_outputs(bundle, precision, np.ascontiguousarray(windows), threads=threads)
+            found = probe_outputs(bundle, precision, np.ascontiguousarray(windows))
             if found is not None:
                 rows += drift(reference, found, f"onnx-{precision}")
     return tuple(rows)

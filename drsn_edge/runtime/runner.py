@@ -9,6 +9,7 @@ import abc
 import importlib
 import inspect
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drsn_edge.errors import DrsnError, InputError, UsageError
+from drsn_edge.runtime.cpus import usable_cpus
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -86,6 +88,8 @@ class Runner(abc.ABC):
     """
 
     name: ClassVar[str]
+    # Whether `run` may be called from several threads at a time.
+    concurrent: ClassVar[bool] = False
 
     def __init__(
         self, *, inputs: Mapping[str, TensorSpec] | None = None, outputs: Mapping[str, TensorSpec] | None = None
@@ -214,7 +218,9 @@ def open_runner(name: str, path: Path | str | bytes, **options: Any) -> Runner:
     return runner
 
 
-def run_batched(runner: Runner, x: NDArray[Any], *, batch: int = 64) -> dict[str, NDArray[Any]]:
+def run_batched(
+    runner: Runner, x: NDArray[Any], *, batch: int = 64, workers: int | None = None
+) -> dict[str, NDArray[Any]]:
     """Run an array of any length through a runner of one input, piece by piece.
 
     Memory: the outputs, and one piece of the input; `x` may be a memory map.
@@ -223,6 +229,8 @@ def run_batched(runner: Runner, x: NDArray[Any], *, batch: int = 64) -> dict[str
         runner: Active.
         x: `[windows, ...]`.
         batch: Windows per piece; the runner's own limit is kept.
+        workers: Pieces that run at a time, where the runner is `concurrent`; one for each CPU by default. For networks
+            this small, pieces side by side beat threads within one operator, which wait for each other at every node.
 
     Returns:
         Every output, joined along the first axis.
@@ -240,10 +248,23 @@ def run_batched(runner: Runner, x: NDArray[Any], *, batch: int = 64) -> dict[str
         raise InputError(f"input {name} is empty", got=list(x.shape), expected="at least one window")
     step = min(batch, runner.max_batch or batch)
     results: dict[str, NDArray[Any]] = {}
-    for start in range(0, len(x), step):
-        piece = runner.run({name: np.asarray(x[start : start + step])})
-        for key, value in piece.items():
+
+    def piece(start: int) -> dict[str, NDArray[Any]]:
+        return runner.run({name: np.asarray(x[start : start + step])})
+
+    def keep(start: int, found: dict[str, NDArray[Any]]) -> None:
+        for key, value in found.items():
             if start == 0:
                 results[key] = np.empty((len(x), *value.shape[1:]), value.dtype)
             results[key][start : start + step] = value
+
+    starts = range(0, len(x), step)
+    count = usable_cpus() if workers is None else workers
+    if count == 1 or not runner.concurrent or len(starts) == 1:
+        for start in starts:
+            keep(start, piece(start))
+    else:
+        with ThreadPoolExecutor(count) as pool:
+            for start, found in zip(starts, pool.map(piece, starts), strict=True):
+                keep(start, found)
     return results

@@ -253,10 +253,11 @@ def _identity(network: Network, train: Windows, validation: Windows, options: Fi
     return {
         **options.to_json(),
         "network": network.config.to_json(),
-        "first weights": sha256_bytes(weight_bytes(network)),
         "labels": list(train.labels),
-        "training windows": train.fingerprint(),
-        "validation windows": validation.fingerprint(),
+        # Enough of each hash to tell two apart, short enough to be read in a message.
+        "first weights": sha256_bytes(weight_bytes(network))[:16],
+        "training windows": train.fingerprint()[:16],
+        "validation windows": validation.fingerprint()[:16],
     }
 
 
