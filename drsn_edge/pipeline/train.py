@@ -116,8 +116,9 @@ def train(
     require("torch", "safetensors", purpose="training")
     from drsn_edge.model.checkpoint import CONFIG, SPLIT, WEIGHTS, Checkpoint, TrainingRecord, save_checkpoint
     from drsn_edge.training.evaluate import evaluate
-    from drsn_edge.training.loop import EpochRecord, check_windows, fit
+    from drsn_edge.training.loop import check_windows, fit
     from drsn_edge.training.options import FitOptions, NoiseRange
+    from drsn_edge.training.records import EpochRecord
 
     _check_out(out, force=force, resume=resume)
     noisy = bool(noise) and snr is not None

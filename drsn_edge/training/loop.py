@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,46 +28,11 @@ from drsn_edge.signals.windows import Windows
 from drsn_edge.training.batches import epoch_batches, validation_batches
 from drsn_edge.training.metrics import balanced_accuracy, confusion
 from drsn_edge.training.options import FitOptions
+from drsn_edge.training.records import EpochRecord, FitResult
 from drsn_edge.training.schedule import learning_rates
 from drsn_edge.training.state import STATE, State
 
 LOG = "log.jsonl"
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpochRecord:
-    """One line of the log. Epochs count from 1; accuracies are shares, not per cent."""
-
-    epoch: int
-    lr: float
-    train_loss: float
-    train_accuracy: float
-    validation_balanced_accuracy: float
-    validation_loss: float
-    seconds: float
-    windows_per_s: float
-
-    @property
-    def rank(self) -> tuple[float, float]:
-        """Higher is better: balanced accuracy, then the lower loss."""
-        return self.validation_balanced_accuracy, -self.validation_loss
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """A finished run; the network holds the weights of the best epoch.
-
-    Attributes:
-        records: One per epoch.
-        best: The epoch that was kept.
-    """
-
-    records: tuple[EpochRecord, ...]
-    best: EpochRecord
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {"epochs": len(self.records), "best": dataclasses.asdict(self.best)}
 
 
 def fit(
@@ -161,28 +126,13 @@ def _epoch(
     epoch: int,
     lr: float,
 ) -> EpochRecord:
-    device = next(network.parameters()).device
     began = time.perf_counter()
     for group in optimizer.param_groups:
         group["lr"] = lr
-    network.train()
-    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-    right = torch.zeros((), dtype=torch.int64, device=device)
-    seen = 0
-    for x, y in epoch_batches(train, options.noise, batch=options.batch, seed=options.seed, epoch=epoch):
-        target = torch.from_numpy(y).to(device)
-        optimizer.zero_grad(set_to_none=True)
-        logits = network(torch.from_numpy(x).to(device))
-        loss = F.cross_entropy(logits, target)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        loss_sum += loss.detach() * len(y)
-        right += (logits.detach().argmax(dim=1) == target).sum()
-        seen += len(y)
-    train_loss = float(loss_sum) / seen
+    train_loss, train_accuracy, seen = train_epoch(network, optimizer, train, options, epoch)
     speed = seen / (time.perf_counter() - began)
     accuracy, validation_loss = validate(network, validation, options)
-    if not (torch.isfinite(loss_sum) and validation_loss < float("inf")):
+    if not (math.isfinite(train_loss) and math.isfinite(validation_loss)):
         raise UsageError(
             f"the training diverged in epoch {epoch}",
             got=f"training loss {train_loss:g}, validation loss {validation_loss:g}",
@@ -193,12 +143,34 @@ def _epoch(
         epoch=epoch,
         lr=lr,
         train_loss=train_loss,
-        train_accuracy=float(right) / seen,
+        train_accuracy=train_accuracy,
         validation_balanced_accuracy=accuracy,
         validation_loss=validation_loss,
         seconds=time.perf_counter() - began,
         windows_per_s=speed,
     )
+
+
+def train_epoch(
+    network: Network, optimizer: torch.optim.Optimizer, windows: Windows, options: FitOptions, epoch: int
+) -> tuple[float, float, int]:
+    """One pass over the windows: mean loss, accuracy, and how many windows were seen."""
+    device = next(network.parameters()).device
+    network.train()
+    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+    right = torch.zeros((), dtype=torch.int64, device=device)
+    seen = 0
+    for x, y in epoch_batches(windows, options.noise, batch=options.batch, seed=options.seed, epoch=epoch):
+        target = torch.from_numpy(y).to(device)
+        optimizer.zero_grad(set_to_none=True)
+        logits = network(torch.from_numpy(x).to(device))
+        loss = F.cross_entropy(logits, target)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        loss_sum += loss.detach() * len(y)
+        right += (logits.detach().argmax(dim=1) == target).sum()
+        seen += len(y)
+    return float(loss_sum) / seen, float(right) / seen, seen
 
 
 def validate(network: Network, windows: Windows, options: FitOptions) -> tuple[float, float]:

@@ -20,8 +20,9 @@ from torch import nn
 from drsn_edge.errors import InputError, UsageError
 from drsn_edge.model.network import Network
 from drsn_edge.signals.windows import Windows
-from drsn_edge.training.loop import LOG, EpochRecord, fit, make_optimizer, validate
+from drsn_edge.training.loop import LOG, fit, make_optimizer, validate
 from drsn_edge.training.options import FitOptions, NoiseRange
+from drsn_edge.training.records import EpochRecord
 from drsn_edge.training.state import STATE
 
 MakeWindows = Callable[..., Windows]
