@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 SCORES = "scores.json"
 
-# The fewest steps that the schedule needs, whatever the size of the data set, and the fewest and most epochs.
-_STEPS, _LEAST, _MOST = 1000, 20, 200
+# Steps matter, not epochs: on CWRU a thousand are worse by 0.9 points at -4 dB than two thousand.
+_STEPS, _LEAST, _MOST = 2000, 20, 200
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,7 @@ def train(
     """
     require("torch", "safetensors", purpose="training")
     from drsn_edge.model.checkpoint import CONFIG, SPLIT, WEIGHTS, Checkpoint, TrainingRecord, save_checkpoint
+    from drsn_edge.training.confidence import temperature_of
     from drsn_edge.training.evaluate import evaluate
     from drsn_edge.training.loop import check_windows, fit
     from drsn_edge.training.options import FitOptions, NoiseRange
@@ -124,7 +125,7 @@ def train(
     noisy = bool(noise) and snr is not None
     data = load_dataset(dataset, where=where or {}, protocol=protocol, window=window, hop=hop)
     parts = split(data, protocol=protocol, fold=fold, seed=seed)
-    windows = {part: _cut(data, parts, part) for part in PARTS}
+    windows = {part: cut_part(data, parts, part) for part in PARTS}
     options = FitOptions(
         epochs=default_epochs(len(windows["train"]), batch) if epochs is None else epochs,
         batch=batch,
@@ -132,7 +133,7 @@ def train(
         noise=NoiseRange(tuple(noise), snr) if noisy else NoiseRange(),
         seed=seed,
     )
-    network = _network(data, parts, model=model, preset=preset, seed=seed, init=init)
+    network = new_network(data, parts, model=model, preset=preset, seed=seed, init=init)
     check_windows(network, windows["train"], windows["validation"])
     record = TrainingRecord(
         dataset=dataset,
@@ -173,9 +174,17 @@ def train(
             on_best=keep,
             progress=progress,
         )
-        scores = evaluate(network, windows["test"], noise=tuple(noise) or ("gaussian",), progress=progress)
+        temperature = temperature_of(network, windows["validation"], options).value
+        scores = evaluate(
+            network,
+            windows["test"],
+            noise=tuple(noise) or ("gaussian",),
+            temperature=temperature,
+            progress=progress,
+        )
     done = save(
         best_epoch=result.best.epoch,
+        temperature=temperature,
         scores={f"test {score.condition}": score.balanced_accuracy for score in scores},
     )
     trained = TrainResult(out, done, scores, counts, notes)
@@ -185,7 +194,7 @@ def train(
 
 
 def default_epochs(windows: int, batch: int) -> int:
-    """Epochs for about a thousand steps, between 20 and 200."""
+    """Epochs for about two thousand steps, between 20 and 200."""
     steps = max(1, -(-windows // batch))
     return min(_MOST, max(_LEAST, -(-_STEPS // steps)))
 
@@ -204,13 +213,15 @@ def _check_out(out: Path, *, force: bool, resume: bool) -> None:
         raise UsageError("the output is a file", got=out, expected="a folder, or a new name")
 
 
-def _cut(data: Dataset, parts: Split, part: Part) -> Windows:
+def cut_part(data: Dataset, parts: Split, part: Part) -> Windows:
     """Windows of a part: a hop apart to train on, without overlap to judge by."""
     hop = data.contract.hop if part == "train" else data.contract.window
     return cut(data, parts.segments(part, data), data.contract, hop=hop, labels=parts.labels)
 
 
-def _network(data: Dataset, parts: Split, *, model: str, preset: str, seed: int, init: Path | None) -> Network:
+def new_network(
+    data: Dataset, parts: Split, *, model: str, preset: str, seed: int, init: Path | None = None
+) -> Network:
     """A new network, or that of an earlier run when it is of the same kind."""
     import torch
 

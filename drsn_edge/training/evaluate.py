@@ -1,4 +1,4 @@
-"""Balanced accuracy of a network, clean and over a sweep of noise, the same draws for every network."""
+"""Decisions and confidences of a network, clean and over a sweep of noise, the same draws for every network."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from drsn_edge.errors import InputError, UsageError
 from drsn_edge.model.network import Network
+from drsn_edge.parity.calibration_error import CalibrationTally
+from drsn_edge.parity.metrics import macro_f1
 from drsn_edge.progress import SILENT, Progress
 from drsn_edge.runtime.runner import Runner
 from drsn_edge.signals.noise import Noise, add_noise, noise_rng
@@ -31,6 +33,9 @@ class Score:
         snr_db: Its ratio; None without noise.
         windows: Independent windows; `draws` counts every noise draw of every window.
         balanced_accuracy: Mean over classes of the share decided rightly, 0 to 1.
+        macro_f1: Mean F1 over the classes, 0 to 1.
+        calibration_error: Expected calibration error of the confidences as they are (temperature 1), 0 to 1.
+        calibration_error_scaled: The same with logits divided by the temperature that `evaluate` was given.
         confusion: `[classes][classes]` draws: true class by row, decision by column.
     """
 
@@ -39,6 +44,9 @@ class Score:
     windows: int
     draws: int
     balanced_accuracy: float
+    macro_f1: float
+    calibration_error: float
+    calibration_error_scaled: float
     confusion: tuple[tuple[int, ...], ...]
 
     @property
@@ -54,6 +62,9 @@ class Score:
             "windows": self.windows,
             "draws": self.draws,
             "balanced_accuracy": self.balanced_accuracy,
+            "macro_f1": self.macro_f1,
+            "calibration_error": self.calibration_error,
+            "calibration_error_scaled": self.calibration_error_scaled,
             "confusion": [list(row) for row in self.confusion],
         }
 
@@ -67,6 +78,7 @@ def evaluate(
     draws: int = 10,
     seed: int = 0,
     batch: int = 256,
+    temperature: float = 1.0,
     progress: Progress = SILENT,
 ) -> tuple[Score, ...]:
     """Score a network, or whatever runs one.
@@ -82,13 +94,14 @@ def evaluate(
         draws: Noise draws per window.
         seed: Of the noise.
         batch: Windows at once; it does not change the noise.
+        temperature: Of the network; it changes no decision.
         progress: Told of every batch.
 
     Returns:
         Clean first, then every kind over every ratio.
 
     Raises:
-        InputError: No windows.
+        InputError: No windows, or a temperature that is not a positive number.
         UsageError: No draws, or an empty batch.
     """
     if len(windows) == 0:
@@ -98,9 +111,12 @@ def evaluate(
             raise UsageError(f"{name} cannot be used", got=value, expected="at least 1")
     levels: list[tuple[Noise | None, float]] = [(None, 0.0), *((kind, float(snr)) for kind in noise for snr in snrs)]
     scores: list[Score] = []
-    with _decider(model) as decide, progress.step("scoring", total=len(levels)) as step:
+    with _scorer(model) as logits_of, progress.step("scoring", total=len(levels)) as step:
         for kind, snr in levels:
-            counts = _level(decide, windows, kind, snr, draws=draws if kind else 1, seed=seed, batch=batch)
+            tallies = CalibrationTally(), CalibrationTally(temperature=temperature)
+            counts = _level(
+                logits_of, windows, kind, snr, draws=draws if kind else 1, seed=seed, batch=batch, tallies=tallies
+            )
             scores.append(
                 Score(
                     noise=kind or "none",
@@ -108,6 +124,9 @@ def evaluate(
                     windows=windows.independent,
                     draws=int(counts.sum()),
                     balanced_accuracy=balanced_accuracy(counts),
+                    macro_f1=macro_f1(counts),
+                    calibration_error=tallies[0].error,
+                    calibration_error_scaled=tallies[1].error,
                     confusion=tuple(tuple(row) for row in counts.tolist()),
                 )
             )
@@ -115,16 +134,24 @@ def evaluate(
     return tuple(scores)
 
 
-Decide = Callable[[NDArray[np.float32]], NDArray[Any]]
+LogitsOf = Callable[[NDArray[np.float32]], NDArray[Any]]
 
 # Noise is drawn in pieces of this many windows, whatever the batch, so that the batch does not change it.
 _PIECE = 64
 
 
 def _level(
-    decide: Decide, windows: Windows, kind: Noise | None, snr: float, *, draws: int, seed: int, batch: int
+    logits_of: LogitsOf,
+    windows: Windows,
+    kind: Noise | None,
+    snr: float,
+    *,
+    draws: int,
+    seed: int,
+    batch: int,
+    tallies: Sequence[CalibrationTally],
 ) -> NDArray[np.int64]:
-    """Confusion over all draws of one condition."""
+    """Confusion over all draws of one condition; the tallies collect the confidences."""
     classes = len(windows.labels)
     counts = np.zeros((classes, classes), dtype=np.int64)
     for draw in range(draws):
@@ -136,26 +163,29 @@ def _level(
             ]
             x = np.concatenate(pieces)
         for start in range(0, len(x), batch):
-            counts += confusion(windows.y[start : start + batch], decide(x[start : start + batch]), classes)
+            y, logits = windows.y[start : start + batch], logits_of(x[start : start + batch])
+            counts += confusion(y, logits.argmax(axis=1), classes)
+            for tally in tallies:
+                tally.add(logits, y)
     return counts
 
 
 @contextlib.contextmanager
-def _decider(model: Network | Runner) -> Iterator[Decide]:
-    """Windows to classes; a network is in evaluation mode for as long."""
+def _scorer(model: Network | Runner) -> Iterator[LogitsOf]:
+    """Windows to logits; a network is in evaluation mode for as long."""
     if isinstance(model, Runner):
-        yield lambda x: model.run({"window": x})["logits"].argmax(axis=1)
+        yield lambda x: model.run({"window": x})["logits"]
         return
     device = next(model.parameters()).device
     training = model.training
 
-    def decide(x: NDArray[np.float32]) -> NDArray[Any]:
+    def logits_of(x: NDArray[np.float32]) -> NDArray[Any]:
         with torch.inference_mode():
-            result: NDArray[Any] = model(torch.from_numpy(x).to(device)).argmax(dim=1).cpu().numpy()
+            result: NDArray[Any] = model(torch.from_numpy(x).to(device)).cpu().numpy()
         return result
 
     model.eval()
     try:
-        yield decide
+        yield logits_of
     finally:
         model.train(training)

@@ -2,7 +2,7 @@
 
 Zhao et al. 2020, section IV: stochastic gradient descent with momentum 0.9, the learning rate in three stages, L2 of
 1e-4, batches of 128, cross-entropy. Ours: fresh noise in every epoch (the paper adds it once), and a validation part
-that decides which epoch is kept.
+that decides which epoch is kept (`EpochRecord.preferred_to`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from drsn_edge.signals.windows import Windows
 from drsn_edge.training.batches import epoch_batches, validation_batches
 from drsn_edge.training.metrics import balanced_accuracy, confusion
 from drsn_edge.training.options import FitOptions
-from drsn_edge.training.records import EpochRecord, FitResult
+from drsn_edge.training.records import EpochRecord, FitResult, choose
 from drsn_edge.training.schedule import learning_rates
 from drsn_edge.training.state import STATE, State
 
@@ -58,7 +58,7 @@ def fit(
         out: Folder for `log.jsonl` and `state.pt`, both written after every epoch; None keeps nothing.
         force: Start anew in a folder that holds a run.
         resume: Go on with the run in `out`; the weights come out as if it had never stopped.
-        on_best: Called after every epoch that is better than all before it; the network holds its weights then.
+        on_best: Called after every epoch that is preferred to all before it; the network holds its weights then.
         progress: Told of every epoch.
 
     Raises:
@@ -90,11 +90,11 @@ def fit(
         step.advance(len(records))
         for epoch in range(len(records) + 1, options.epochs + 1):
             record = _epoch(network, optimizer, train, validation, options, epoch, rates[epoch - 1])
-            if not records or record.rank > max(item.rank for item in records):
+            records.append(record)
+            if choose(records, validation.independent) is record:
                 best_state = _copy(network)
                 if on_best is not None:
                     on_best(record)
-            records.append(record)
             if out is not None:
                 log = tuple(dataclasses.asdict(item) for item in records)
                 State(identity, epoch, network.state_dict(), optimizer.state_dict(), best_state, log).save(out)
@@ -104,7 +104,7 @@ def fit(
             )
     network.load_state_dict(best_state)
     network.eval()
-    return FitResult(tuple(records), max(records, key=lambda record: record.rank))
+    return FitResult(tuple(records), choose(records, validation.independent))
 
 
 def make_optimizer(network: nn.Module, options: FitOptions) -> torch.optim.SGD:

@@ -83,7 +83,7 @@ class FitOptions:
     momentum: float = 0.9
     decay: float = 1e-4
     noise: NoiseRange = field(default_factory=NoiseRange)
-    validation_draws: int = 4
+    validation_draws: int = 10
     seed: int = 0
 
     def __post_init__(self) -> None:
