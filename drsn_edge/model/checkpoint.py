@@ -43,6 +43,7 @@ class TrainingRecord:
         noises: Kinds of noise drawn in training; empty for none.
         snr_db: Lowest and highest trained SNR in dB; None without noise.
         epochs: Epochs run; `best_epoch` is the one that was kept.
+        temperature: What logits are divided by for honest confidences, fitted on validation windows; 1 where none was.
         scores: Balanced accuracy by condition, on the parts that each name says.
     """
 
@@ -55,6 +56,7 @@ class TrainingRecord:
     snr_db: tuple[float, float] | None = None
     epochs: int = 0
     best_epoch: int = 0
+    temperature: float = 1.0
     scores: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -76,10 +78,14 @@ class TrainingRecord:
         """
         try:
             snr = value["snr_db"]
+            temperature = float(value.get("temperature", 1.0))  # records before it was fitted have none
+            if not 0 < temperature < float("inf"):
+                raise ValueError(f"temperature {temperature}: expected a positive number")
             return cls(
                 **{
                     **value,
                     "noises": tuple(value["noises"]),
+                    "temperature": temperature,
                     "snr_db": None if snr is None else (float(snr[0]), float(snr[1])),
                 }
             )

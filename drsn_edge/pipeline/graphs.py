@@ -241,6 +241,7 @@ def _manifest(
             "network": source.config,
             "units": [unit.name for unit in graph.units],
             "weights_sha256": weights_sha256,
+            "temperature": 1.0 if source.training is None else source.training["temperature"],
         },
         "contract": source.contract.to_json(),
         "labels": list(source.labels),
