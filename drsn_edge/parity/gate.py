@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from drsn_edge.errors import InputError
 from drsn_edge.files import read_json
 from drsn_edge.parity.decision_point import Changed, DecisionPoint
-from drsn_edge.parity.intervals import lowest_upper_end, needed_draws
+from drsn_edge.parity.intervals import decidable
 from drsn_edge.parity.variants import PRECISIONS, Precision, precision_of
 
 if sys.version_info >= (3, 11):
@@ -176,23 +176,22 @@ def judge(result: ParityResult, gate: Gate) -> tuple[Failure, ...]:
 
 def undecided(result: ParityResult, gate: Gate) -> tuple[str, ...]:
     """Gated noise levels that have too few windows or draws for the gate to decide by intervals, in words."""
-    notes = []
+    short: dict[tuple[float, int, int], list[str]] = {}
     for point in result.decisions:
         limits = {_limit(variant, gate) for variant in point.changed} - {None}
         for limit in sorted(float(item) for item in limits if item is not None and point.gated):
             if _too_few(point, limit):
-                draws = needed_draws(limit, point.windows)
-                notes.append(
-                    f"{point.name}: {point.windows} windows and {point.draws} draws cannot show {100 * limit:g} %; "
-                    "judged by the rate itself. " + _remedy(draws, point.windows)
-                )
-    return tuple(notes)
+                short.setdefault((limit, point.windows, point.draws), []).append(point.name)
+    return tuple(
+        f"{windows} windows and {draws} draws cannot show {100 * limit:g} % with certainty; judged by the rate itself: "
+        f"{', '.join(names)}. {_remedy(limit, windows)}"
+        for (limit, windows, draws), names in short.items()
+    )
 
 
-def _remedy(draws: int | None, windows: int) -> str:
-    if draws is None:
-        return "More windows are needed."
-    return f"{draws // windows} draws of each window could, if none changed."
+def _remedy(limit: float, windows: int) -> str:
+    enough = next((draws for draws in (10, 20, 40, 80, 160) if decidable(limit, windows, draws * windows)), None)
+    return "More windows are needed." if enough is None else f"{enough} draws of each window could."
 
 
 def _of_hop(hop: Hop, gate: Gate) -> Iterator[Failure]:
@@ -237,9 +236,9 @@ def _limit(variant: str, gate: Gate) -> float | None:
 
 
 def _too_few(point: DecisionPoint, limit: float) -> bool:
-    """Whether even no change at all would leave the upper end above the limit.
+    """Whether a good variant might fail at this level for want of windows; `undecided` says so then.
 
     240 clean windows without a change leave 1 %; a limit of 0.5 % would then fail every variant, good or bad. There the
-    rate itself is judged, and `undecided` says so.
+    rate itself is judged.
     """
-    return lowest_upper_end(point.windows, point.draws) > limit
+    return not decidable(limit, point.windows, point.draws)

@@ -213,6 +213,30 @@ def needed_draws(limit: float, windows: int, expected_rate: float = 0.0, confide
     return None if found is None else found * windows
 
 
+def decidable(limit: float, windows: int, draws: int, confidence: float = 0.95) -> bool:
+    """Whether every variant that changes at most a tenth of `limit` has its upper end at or below `limit`.
+
+    The fewest changes are not the easiest case: one changed draw alone does not say whether its window changes always
+    or hardly ever, and leaves a wider interval than several in as many windows.
+
+    Args:
+        limit: Largest admissible upper end.
+        windows: Independent windows.
+        draws: Of all of them.
+        confidence: Of the interval.
+    """
+    per_window = np.full(windows, draws // windows, dtype=np.int64)
+    per_window[: draws % windows] += 1
+    most = math.ceil(limit / 10 * draws)
+    # The ends of the interval change slowly with the number of events: a handful of them stands for all.
+    for events in sorted({*range(min(most, 4) + 1), most}):
+        spread = np.full(windows, events // windows, dtype=np.int64)
+        spread[: events % windows] += 1
+        if clustered_counts(np.minimum(spread, per_window), per_window, confidence).high > limit:
+            return False
+    return True
+
+
 def _first(test: Callable[[int], bool], most: int) -> int | None:
     """Smallest of 1..most that passes, where passing is all but monotone."""
     top = 1

@@ -8,13 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from drsn_edge.parity.decision_point import DecisionPoint
 from drsn_edge.parity.decisions import DecisionTally
 from drsn_edge.parity.gate import Gate
-from drsn_edge.parity.intervals import needed_draws
+from drsn_edge.parity.intervals import decidable
 from drsn_edge.pipeline.data import ModelData
 from drsn_edge.pipeline.variants import Variants
 from drsn_edge.progress import SILENT, Progress
@@ -22,9 +21,8 @@ from drsn_edge.runtime.cpus import usable_cpus
 from drsn_edge.signals.noise import Noise, add_noise, noise_rng
 from drsn_edge.signals.windows import Windows
 
-# Rate of changed decisions that a good FP16 graph has at the lowest gated SNR; the number of draws is planned with it.
-_EXPECTED = 0.001
-_LEAST, _MOST = 10, 40
+# Draws per window that are tried, in turn; beyond them more windows help, not more draws.
+_DRAWS = (10, 20, 40)
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class SweepOptions:
     Attributes:
         noises: Kinds of noise; None takes those of the training, or Gaussian.
         snrs_db: Levels, beside clean windows.
-        draws: Noise draws per window at gated levels; None plans them so that the gate can decide, between 10 and 40.
+        draws: Noise draws per window at gated levels; None plans them so that the gate can decide, 10 to 40.
         seed: Of the noise.
         batch: Windows in memory.
     """
@@ -68,7 +66,7 @@ def sweep(
     levels: list[tuple[str, float | None]] = [("none", None)]
     levels += [(noise, snr) for noise in noises for snr in options.snrs_db]
     passes = [len(shifted)] + [
-        len(windows) * (draws if gate.gates(noise, snr) else min(draws, _LEAST)) for noise, snr in levels[1:]
+        len(windows) * (draws if gate.gates(noise, snr) else min(draws, _DRAWS[0])) for noise, snr in levels[1:]
     ]
     points: list[DecisionPoint] = []
     with progress.step("decisions", total=sum(passes)) as step, ThreadPoolExecutor(usable_cpus()) as pool:
@@ -76,7 +74,7 @@ def sweep(
             gated = gate.gates(noise, snr)
             tally = DecisionTally(reference, noise=noise, snr_db=snr, gated=gated)
             note = "clean" if snr is None else f"{noise} {snr:g} dB"
-            count = 1 if snr is None else (draws if gated else min(draws, _LEAST))
+            count = 1 if snr is None else (draws if gated else min(draws, _DRAWS[0]))
             source = shifted if snr is None else windows
             run = functools.partial(_run, variants, source, noise, snr, options)
             for rows, logits in pool.map(run, itertools.product(range(count), range(0, len(source), options.batch))):
@@ -105,7 +103,8 @@ def _run(
 
 
 def planned_draws(gate: Gate, windows: int) -> int:
-    """Draws per window with which the tightest limit of the gate can be decided."""
+    """Draws per window with which the tightest limit of the gate can be decided; with too few windows none can."""
     limits = [limit for limit in gate.changed_limit.values() if 0 < limit < 1]
-    needed = needed_draws(min(limits), windows, _EXPECTED) if limits else _LEAST * windows
-    return int(np.clip(_MOST if needed is None else needed // windows, _LEAST, _MOST))
+    if not limits:
+        return _DRAWS[0]
+    return next((draws for draws in _DRAWS if decidable(min(limits), windows, draws * windows)), _DRAWS[-1])
