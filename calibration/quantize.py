@@ -42,7 +42,7 @@ def quantize(
         copy = graph.clone()
     try:
         QuantizePass({name: scales[name] for name in int8})(copy.model)
-    except ir.passes.PassError as error:
+    except (ir.passes.PassError, ir.passes.InvariantError) as error:  # one is not the other's base
         raise InputError(
             "the graph cannot be quantized by this plan", got=error.__cause__ or error, expected="convolutions of it"
         ) from error

@@ -101,17 +101,18 @@ def canonicalise(
         ir.passes.Sequential(common.InlinePass(), common.RemoveInitializersFromInputsPass())(model)
         _ensure_signature(model, contract, labels)
         # While a fixed batch is still written in the shapes it can be told from the other axes of a Reshape.
-        ir.passes.Sequential(SimplifyPass(), GlobalMeanPass(), StaticReshapePass())(model)
+        ir.passes.Sequential(SimplifyPass(), StaticReshapePass())(model)
         _free_batch(model, contract)
         ir.passes.Sequential(
             SimplifyPass(),
+            GlobalMeanPass(),
             FoldBatchNormPass(),
             SoftThresholdPass(),
             SimplifyPass(),
             OpsetPass(options.opset),
             ModuleNamesPass(),
         )(model)
-    except ir.passes.PassError as error:
+    except (ir.passes.PassError, ir.passes.InvariantError) as error:
         raise InputError(
             "the graph cannot be brought into canonical form",
             got=error.__cause__ or error,
@@ -207,12 +208,10 @@ def _ensure_signature(model: ir.Model, contract: SignalContract, labels: tuple[s
     _ensure_shape(logits, (len(labels),), "the labels")
     batch = "batch" if window.shape is None or not isinstance(window.shape[0], int) else window.shape[0]
     window.shape = ir.Shape([batch, *contract.shape])
-    for name in (INPUT, OUTPUT):
-        # An inner tensor may have the name already.
-        for node in model.graph:
-            for value in node.outputs:
-                if value.name == name and value is not logits:
-                    value.name = f"{name}.inner"
+    inner = [*model.graph.initializers.values(), *(value for node in model.graph for value in node.outputs)]
+    for value in inner:
+        if value.name in (INPUT, OUTPUT) and value is not logits:
+            value.name = f"{value.name}.inner"
     window.name, logits.name = INPUT, OUTPUT
 
 

@@ -109,12 +109,13 @@ def emit(
         like: A value whose shape and type the output shares.
         shape: Of the output, where it differs from `like`.
         dtype: Likewise.
-        name: Of the node; the output is `name:0`.
+        name: Of the node; the output is `name:0`. Without one it stands in the scope of `before` under any name.
 
     Returns:
         The output.
     """
-    node = ir.node(op_type, inputs, attributes=attributes, num_outputs=1, name=name)
+    path, slash, _ = (before.name or "").rpartition("/")
+    node = ir.node(op_type, inputs, attributes=attributes, num_outputs=1, name=name or f"{path}{slash}{op_type}")
     if SCOPE_KEY in before.metadata_props:
         node.metadata_props[SCOPE_KEY] = before.metadata_props[SCOPE_KEY]
     graph_of(before).insert_before(before, node)

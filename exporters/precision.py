@@ -35,7 +35,7 @@ def to_half(graph: CanonicalGraph, *, options: HalfOptions | None = None) -> Can
     copy = graph.clone()
     try:
         HalfPrecisionPass(keep=options.keep)(copy.model)
-    except ir.passes.PassError as error:
+    except (ir.passes.PassError, ir.passes.InvariantError) as error:  # one is not the other's base
         raise InputError(
             "the graph cannot be written in FP16",
             got=error.__cause__ or error,

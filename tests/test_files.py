@@ -236,7 +236,7 @@ number = 0
 while True:
     number += 1
     if kind == "file":
-        write_bytes(target, (b"%08d" % number) * 20_000)
+        write_bytes(target, (b"%08d" % number) * 1_000_000)
     else:
         with new_folder(target, force=True) as work:
             for index in range(20):
@@ -249,7 +249,7 @@ while True:
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_kill_9_leaves_the_old_or_the_new_and_never_a_half(tmp_path: Path, kind: str) -> None:
     seeded = random.Random(7)
-    for attempt in range(6):
+    for attempt in range(10):
         target = tmp_path / f"{kind}{attempt}" / "out"
         target.parent.mkdir()
         with subprocess.Popen(
@@ -262,7 +262,7 @@ def test_kill_9_leaves_the_old_or_the_new_and_never_a_half(tmp_path: Path, kind:
             os.kill(process.pid, signal.SIGKILL)
         if kind == "file":
             data = target.read_bytes()
-            assert data == data[:8] * 20_000
+            assert data == data[:8] * 1_000_000
         else:
             contents = {item.name: item.read_text() for item in target.iterdir()}
             assert set(contents) == set(map(str, range(20)))

@@ -7,7 +7,7 @@ import re
 
 import onnx_ir as ir
 
-from drsn_edge.exporters.graph_tools import NO_MODULE, SCOPE_KEY
+from drsn_edge.exporters.graph_tools import NO_MODULE, SCOPE_KEY, constant
 
 
 class ModuleNamesPass(ir.passes.InPlacePass):
@@ -81,10 +81,10 @@ def _name_constants(graph: ir.Graph) -> None:
             name, suffix = f"{wanted[value]}.{suffix}", suffix + 1
         used.add(name)
         value.name = name
-        if value.const_value is not None:
-            value.const_value.name = name
-            value.const_value.doc_string = None
-            value.const_value.metadata_props.clear()
+        array = constant(value)
+        if array is not None:
+            # A new tensor: names, remarks and the encoding of the old one are whatever the exporter liked.
+            value.const_value = ir.tensor(array, name=name)
         value.metadata_props.clear()
         value.doc_string = None
         graph.register_initializer(value)

@@ -37,7 +37,8 @@ class OpsetPass(ir.passes.InPlacePass):
         for node in model.graph:
             if node.op_type not in _REDUCTIONS:
                 continue
-            if self.opset < _AXES_INPUT_SINCE and len(node.inputs) > 1:
+            newer = len(node.inputs) > 1 or "noop_with_empty_axes" in node.attributes
+            if self.opset < _AXES_INPUT_SINCE and newer:
                 _input_to_attribute(node)
                 modified = True
             elif self.opset >= _AXES_INPUT_SINCE and "axes" in node.attributes:
@@ -49,8 +50,9 @@ class OpsetPass(ir.passes.InPlacePass):
 
 
 def _input_to_attribute(node: ir.Node) -> None:
-    axes = constant(node.inputs[1])
-    if node.inputs[1] is not None and axes is None:
+    source = node.inputs[1] if len(node.inputs) > 1 else None
+    axes = constant(source)
+    if source is not None and axes is None:
         raise ir.passes.PreconditionError(f"{node.name}: the axes of {node.op_type} are computed at run time")
     empty = axes is None or axes.size == 0
     noop = node.attributes.pop("noop_with_empty_axes", None)

@@ -30,8 +30,9 @@ class SimplifyPass(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Apply."""
         with _silent("onnxscript"):
-            # Its default limit leaves a transposed weight of 8 KiB as a computation, which then cannot be folded into.
-            fold_constants(model, input_size_limit=_ANY_SIZE, output_size_limit=_ANY_SIZE)
+            # By default it leaves large inputs (a transposed weight, which then cannot be folded into) and
+            # ConstantOfShape (the pads of torch's older exporter) as computations.
+            fold_constants(model, output_size_limit=_ANY_SIZE, should_fold=lambda _: True)
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         for node in list(model.graph):
             if node.op_type in _TRANSPARENT and node.inputs[0] is not None:
