@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from drsn_edge._version import __version__
-from drsn_edge.cli import build, data, demo, doctor, export, inspect, train, verify
+from drsn_edge.cli import build, data, demo, doctor, export, inspect, study, train, verify
 
 app = typer.Typer(
     name="drsn-edge",
@@ -18,7 +18,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for module in (demo, train, export, build, verify, inspect, doctor, data):
+for module in (demo, train, export, build, verify, inspect, study, doctor, data):
     app.command(name=module.__name__.rpartition(".")[2], epilog=module.EPILOG)(module.command)
 
 

@@ -130,6 +130,13 @@ def group_parts(dataset: Dataset, key: str, fold: int) -> tuple[list[dict[Part, 
     return parts, notes
 
 
+def fold_count(dataset: Dataset, protocol: str) -> int:
+    """How many folds a protocol has for a data set that it can split; 1 where it leaves no group out."""
+    if protocol in ("time", "random"):
+        return 1
+    return len(dataset.folds.get(protocol) or _folds(dataset, protocol))
+
+
 def _folds(dataset: Dataset, key: str) -> tuple[frozenset[str], ...]:
     """Every value is a fold; where each value has one class only (bearings), a fold takes one value of each class."""
     classes: dict[str, set[str]] = {}
