@@ -9,6 +9,7 @@ from typing import Any
 from drsn_edge.errors import ContractError
 from drsn_edge.signals.contract import SignalContract
 from drsn_edge.signals.datasets import Dataset, load_dataset
+from drsn_edge.signals.interference import noise_source
 from drsn_edge.signals.splits import Part, Split, known
 from drsn_edge.signals.windows import Segment, Windows, cut, shifts
 
@@ -45,13 +46,19 @@ class ModelData:
         contract = self.dataset.contract
         segments, _ = self.segments(part)
         return cut(
-            self.dataset, segments, contract, hop=contract.hop if overlap else contract.window, labels=self.labels
+            self.dataset,
+            segments,
+            contract,
+            hop=contract.hop if overlap else contract.window,
+            labels=self.labels,
+            source=noise_source(self.dataset, self.split, part),
         )
 
     def shifted(self, part: Part, *, draws: int) -> Windows:
         """Independent windows, each at several shifts: clean draws."""
         segments, _ = self.segments(part)
-        return shifts(self.dataset, segments, self.dataset.contract, draws=draws, labels=self.labels)
+        source = noise_source(self.dataset, self.split, part)
+        return shifts(self.dataset, segments, self.dataset.contract, draws=draws, labels=self.labels, source=source)
 
 
 def open_data(

@@ -61,6 +61,7 @@ def sweep(
     options = options or SweepOptions()
     noises = ("gaussian",) if options.noises is None else options.noises
     windows = data.windows("test", overlap=False)
+    windows.source.check(noises)
     draws = options.draws or planned_draws(gate, len(windows))
     shifted = data.shifted("test", draws=draws)
     levels: list[tuple[str, float | None]] = [("none", None)]
@@ -98,7 +99,7 @@ def _run(
     x = source.x[rows]
     if snr is not None:
         rng = noise_rng(options.seed, "sweep", noise, snr, draw, start)
-        x = add_noise(x, snr, noise, rng)  # type: ignore[arg-type]  # one of SweepOptions.noises
+        x = add_noise(x, snr, noise, rng, source=source.source.select(rows))  # type: ignore[arg-type]  # of the options
     return rows, {item.name: item.logits(x, batch=options.batch, workers=1) for item in variants.running}
 
 

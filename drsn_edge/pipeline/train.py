@@ -14,6 +14,7 @@ from drsn_edge.extras import require
 from drsn_edge.files import check_output, write_json
 from drsn_edge.progress import SILENT, Progress
 from drsn_edge.signals.datasets import Dataset, load_dataset
+from drsn_edge.signals.interference import noise_source
 from drsn_edge.signals.noise import Noise
 from drsn_edge.signals.splits import PARTS, Part, Split, split
 from drsn_edge.signals.windows import Windows, cut
@@ -126,6 +127,8 @@ def train(
     data = load_dataset(dataset, where=where or {}, protocol=protocol, window=window, hop=hop)
     parts = split(data, protocol=protocol, fold=fold, seed=seed)
     windows = {part: cut_part(data, parts, part) for part in PARTS}
+    for part in PARTS:
+        windows[part].source.check(noise)
     options = FitOptions(
         epochs=default_epochs(len(windows["train"]), batch) if epochs is None else epochs,
         batch=batch,
@@ -216,7 +219,8 @@ def _check_out(out: Path, *, force: bool, resume: bool) -> None:
 def cut_part(data: Dataset, parts: Split, part: Part) -> Windows:
     """Windows of a part: a hop apart to train on, without overlap to judge by."""
     hop = data.contract.hop if part == "train" else data.contract.window
-    return cut(data, parts.segments(part, data), data.contract, hop=hop, labels=parts.labels)
+    source = noise_source(data, parts, part)
+    return cut(data, parts.segments(part, data), data.contract, hop=hop, labels=parts.labels, source=source)
 
 
 def new_network(

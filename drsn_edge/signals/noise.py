@@ -5,13 +5,16 @@ each window and channel taken after its mean is removed: a sensor's offset is no
 power. A draw is not rescaled to hit the ratio exactly: that would tie its samples together, take away the spread that
 a detector meets in the field, and make Laplacian noise lighter-tailed than it says. Over 2,048 samples the power of one
 white draw is within about 0.3 dB (two standard deviations) of its expectation.
+
+Two kinds are made of recordings and not of chance alone, `babble` and `distractor`: what they are, and what the ratio
+means for a distractor, stands in `interference.py`. Windows that can have them carry a `NoiseSource`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
@@ -19,13 +22,70 @@ from numpy.typing import ArrayLike, NDArray
 
 from drsn_edge.errors import InputError, UsageError
 
-Noise = Literal["gaussian", "laplacian", "pink"]
+Noise = Literal["gaussian", "laplacian", "pink", "babble", "distractor"]
 NOISES: tuple[Noise, ...] = get_args(Noise)
+# Those that chance alone makes, for any windows.
+COLOURS: tuple[Noise, ...] = ("gaussian", "laplacian", "pink")
 
 _LIMIT_DB = 200.0  # far outside any use, well inside float32
 
 
-def add_noise(x: NDArray[np.float32], snr_db: ArrayLike, kind: Noise, rng: np.random.Generator) -> NDArray[np.float32]:
+class NoiseSource:
+    """Makes the kinds of noise that need more than chance, for windows one by one; this one makes none.
+
+    Attributes:
+        kinds: What it makes.
+    """
+
+    kinds: tuple[Noise, ...] = ()
+
+    def select(self, rows: NDArray[np.int64] | slice) -> NoiseSource:
+        """The source of some of the windows, in the order given."""
+        del rows
+        return self
+
+    def add(
+        self, x: NDArray[np.float32], snr_db: NDArray[np.float64], kind: Noise, rng: np.random.Generator
+    ) -> NDArray[np.float32]:
+        """Windows `[N, C, ...]` with noise of `kind`, at `snr_db` `[N]`; `x` stays as it is.
+
+        Raises:
+            UsageError: The source does not make this kind, or has nothing to make it of.
+        """
+        del x, snr_db, rng
+        raise self.refusal(kind)
+
+    def check(self, kinds: Iterable[Noise]) -> None:
+        """Refuse kinds of noise that these windows cannot have, before anything is computed.
+
+        Raises:
+            UsageError: Neither a colour nor among `self.kinds`.
+        """
+        for kind in kinds:
+            if kind not in (*COLOURS, *self.kinds):
+                raise self.refusal(kind)
+
+    def refusal(self, kind: Noise) -> UsageError:
+        """The error for a kind that is not made."""
+        return UsageError(
+            "the data set has no noise of this kind",
+            got=kind,
+            expected=", ".join((*COLOURS, *self.kinds)),
+            hint="babble is made of other speakers (recordings with the group speaker), a distractor of other pictures",
+        )
+
+
+NO_SOURCE = NoiseSource()
+
+
+def add_noise(
+    x: NDArray[np.float32],
+    snr_db: ArrayLike,
+    kind: Noise,
+    rng: np.random.Generator,
+    *,
+    source: NoiseSource = NO_SOURCE,
+) -> NDArray[np.float32]:
     """Windows with fresh noise on them; `x` stays as it is.
 
     Args:
@@ -34,12 +94,13 @@ def add_noise(x: NDArray[np.float32], snr_db: ArrayLike, kind: Noise, rng: np.ra
         kind: `gaussian` and `laplacian` are white; `pink` has a power density proportional to 1/f, no part at f = 0,
             and in pictures the radial frequency for f.
         rng: The only source of chance; see `noise_rng`.
+        source: Of these very windows, for the kinds that are made of recordings: `windows.source.select(rows)`.
 
     Returns:
         Float32 of the shape of `x`. A flat window has no power and gets no noise.
 
     Raises:
-        UsageError: An unknown kind of noise.
+        UsageError: An unknown kind of noise, or one that these windows cannot have.
         InputError: Another shape or type, or a ratio that is not a number.
     """
     if kind not in NOISES:
@@ -59,15 +120,23 @@ def add_noise(x: NDArray[np.float32], snr_db: ArrayLike, kind: Noise, rng: np.ra
         )
     if x.shape[0] == 0:
         return x.copy()
+    if kind not in COLOURS:
+        return source.add(x, np.broadcast_to(ratio, x.shape[:1]), kind, rng)
+    noise = _DRAW[kind](x.shape, rng)
+    noise *= noise_gain(x, ratio)
+    noise += x
+    return noise
+
+
+def noise_gain(x: NDArray[np.float32], snr_db: NDArray[np.float64]) -> NDArray[np.float32]:
+    """What noise of power one is multiplied by: `[N, C, 1, ...]` for `x` `[N, C, ...]` and one ratio or `[N]`."""
     axes = tuple(range(2, x.ndim))
     power = x.var(axis=axes, keepdims=True, dtype=np.float64)
     # Rounding leaves a constant window with a variance of 1e-17, not zero.
     power[np.ptp(x, axis=axes, keepdims=True) == 0] = 0.0
-    gain = np.sqrt(power * 10.0 ** (-ratio.reshape(-1, *[1] * (x.ndim - 1)) / 10.0))
-    noise = _DRAW[kind](x.shape, rng)
-    noise *= gain.astype(np.float32)
-    noise += x
-    return noise
+    ratio = 10.0 ** (-snr_db.reshape(-1, *[1] * (x.ndim - 1)) / 10.0)
+    gain: NDArray[np.float32] = np.sqrt(power * ratio).astype(np.float32)
+    return gain
 
 
 def _gaussian(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:

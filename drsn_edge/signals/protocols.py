@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from drsn_edge.errors import InputError, UsageError
 from drsn_edge.signals.datasets import Dataset, natural
 from drsn_edge.signals.noise import noise_rng
 
-Protocol = Literal["time", "load", "bearing", "speaker", "random"]
+Protocol = Literal["time", "load", "bearing", "speaker", "random", "given"]
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 Part = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -84,6 +84,43 @@ def random_parts(dataset: Dataset, window: int, seed: int) -> tuple[list[dict[Pa
     return parts, (_LEAKS,)
 
 
+def given_parts(dataset: Dataset, seed: int) -> tuple[list[dict[Part, Ranges]], tuple[str, ...]]:
+    """Whole recordings, in the part that their group `part` names: what the makers of a data set decided.
+
+    Where they named nothing to validate, a tenth of each class of the training part does, drawn by seed.
+
+    Raises:
+        UsageError: Recordings without the group, or with another value than `PARTS` has.
+    """
+    given = [recording.groups.get("part") for recording in dataset.recordings]
+    for recording, name in zip(dataset.recordings, given, strict=True):
+        if name not in PARTS:
+            raise UsageError(
+                "the protocol given needs recordings with the group part",
+                got=f"{recording.source}: {'no part' if name is None else f'part={name}'}",
+                expected=f"part = {', '.join(PARTS)} for every recording",
+                hint="choose another --protocol, or add a column part to the table of recordings",
+            )
+    roles = cast("list[Part]", given)
+    notes: tuple[str, ...] = ()
+    if "validation" not in roles:
+        rng = noise_rng(seed, "split", "given")
+        for label in dataset.labels:
+            of_label = [
+                index
+                for index, recording in enumerate(dataset.recordings)
+                if recording.label == label and roles[index] == "train"
+            ]
+            for place in rng.permutation(len(of_label))[: round(len(of_label) / 10)]:
+                roles[of_label[place]] = "validation"
+        count = roles.count("validation")
+        notes = (f"{count} recordings validate, a tenth of each class of the training part, drawn with seed {seed}.",)
+    parts: list[dict[Part, Ranges]] = [
+        {role: ((0, recording.samples),)} for role, recording in zip(roles, dataset.recordings, strict=True)
+    ]
+    return parts, notes
+
+
 def group_parts(dataset: Dataset, key: str, fold: int) -> tuple[list[dict[Part, Ranges]], tuple[str, ...]]:
     """Whole recordings: fold `fold` of the group `key` tests, the next fold validates, the others train.
 
@@ -132,7 +169,7 @@ def group_parts(dataset: Dataset, key: str, fold: int) -> tuple[list[dict[Part, 
 
 def fold_count(dataset: Dataset, protocol: str) -> int:
     """How many folds a protocol has for a data set that it can split; 1 where it leaves no group out."""
-    if protocol in ("time", "random"):
+    if protocol in ("time", "given", "random"):
         return 1
     return len(dataset.folds.get(protocol) or _folds(dataset, protocol))
 

@@ -7,6 +7,7 @@ protocol, and travels with the model by the recordings' fingerprints: what was t
     load      one load tests, the next one validates, the others train; so do
     bearing   physical bearings, and
     speaker   speakers
+    given     as the group `part` of the recordings says; a tenth of what trains validates where it names nothing
     random    windows at random: leaks, only for comparison with the literature
 """
 
@@ -27,6 +28,7 @@ from drsn_edge.signals.protocols import (
     Part,
     Protocol,
     Ranges,
+    given_parts,
     group_parts,
     random_parts,
     time_parts,
@@ -44,8 +46,8 @@ class Split:
 
     Attributes:
         protocol: One of `PROTOCOLS`.
-        fold: Which group was left out; 0 for `time` and `random`.
-        seed: Of the draw; only `random` depends on it.
+        fold: Which group was left out; 0 for `time`, `given` and `random`.
+        seed: Of the draw; only `random` and `given` depend on it.
         labels: The classes of the model, in its order.
         parts: Per fingerprint and part, `(start, stop)` ranges of samples; no ranges for recordings that were dropped.
         notes: What the user should know, one sentence each.
@@ -156,7 +158,7 @@ def split(
         dataset: Its recordings, and explicit folds where it has some.
         protocol: One of `PROTOCOLS`; for the group protocols the recordings must have that group.
         fold: Which group tests, counted from 0 in sorted order; the next one validates.
-        seed: For `random`.
+        seed: For `random`, and `given` without a validation part.
         contract: Gives the window, and with it the guard; by default the data set's.
 
     Raises:
@@ -167,12 +169,14 @@ def split(
         raise UsageError("there is no protocol of this name", got=protocol, expected=", ".join(PROTOCOLS))
     _refuse_duplicates(dataset)
     window = (contract or dataset.contract).window
-    if protocol in ("time", "random") and fold != 0:
+    if protocol in ("time", "given", "random") and fold != 0:
         raise UsageError(f"the protocol {protocol} has no such fold", got=fold, expected="0, its only one: 1 fold")
     if protocol == "time":
         parts, notes = time_parts(dataset, window)
     elif protocol == "random":
         parts, notes = random_parts(dataset, window, seed)
+    elif protocol == "given":
+        parts, notes = given_parts(dataset, seed)
     else:
         parts, notes = group_parts(dataset, protocol, fold)
     present: dict[Part, set[str]] = {part: set() for part in PARTS}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from drsn_edge.errors import InputError, UsageError
 from drsn_edge.signals.contract import SignalContract
 from drsn_edge.signals.datasets import Dataset
+from drsn_edge.signals.noise import NO_SOURCE, NoiseSource
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Windows:
         cluster: `[N]` int64, the independent (non-overlapping) window that each belongs to. Intervals are computed over
             clusters: overlapping windows and repeated noise draws are not new evidence.
         labels: Class names.
+        source: Makes the noise for these windows that is made of recordings; see `interference.py`.
 
     Raises:
         InputError: The arrays do not fit together.
@@ -43,6 +45,7 @@ class Windows:
     y: NDArray[np.int64]
     cluster: NDArray[np.int64]
     labels: tuple[str, ...]
+    source: NoiseSource = field(default=NO_SOURCE, repr=False)
 
     def __post_init__(self) -> None:
         good = (
@@ -67,7 +70,13 @@ class Windows:
         index: NDArray[Any] = np.asarray(indices)
         if index.size == 0:
             index = index.astype(np.int64)  # an empty list is an array of floats to NumPy
-        return Windows(x=self.x[index], y=self.y[index], cluster=self.cluster[index], labels=self.labels)
+        return Windows(
+            x=self.x[index],
+            y=self.y[index],
+            cluster=self.cluster[index],
+            labels=self.labels,
+            source=self.source.select(index),
+        )
 
     @property
     def independent(self) -> int:
@@ -89,6 +98,7 @@ def cut(
     *,
     hop: int | None = None,
     labels: Sequence[str] | None = None,
+    source: NoiseSource = NO_SOURCE,
 ) -> Windows:
     """Every window that lies wholly within a segment, `hop` samples apart from the segment's start.
 
@@ -98,6 +108,7 @@ def cut(
         contract: Window, hop and what every recording must keep.
         hop: Instead of the contract's; `contract.window` gives windows that do not overlap.
         labels: The classes of a model, in its order (`split.labels`); by default all of the data set's.
+        source: `noise_source(dataset, ...)`, where windows shall have noise that is made of recordings.
 
     Raises:
         ContractError: A recording does not keep the contract.
@@ -107,7 +118,7 @@ def cut(
     step = contract.hop if hop is None else hop
     if step < 1:
         raise UsageError("the hop cannot be used", got=step, expected="at least 1 sample")
-    return _gather(dataset, segments, contract, lambda room: np.arange(0, room + 1, step), labels)
+    return _gather(dataset, segments, contract, lambda room: np.arange(0, room + 1, step), labels, source)
 
 
 def shifts(
@@ -117,6 +128,7 @@ def shifts(
     *,
     draws: int,
     labels: Sequence[str] | None = None,
+    source: NoiseSource = NO_SOURCE,
 ) -> Windows:
     """The windows that do not overlap, each seen at `draws` evenly spaced shifts: several clean draws of each.
 
@@ -132,7 +144,7 @@ def shifts(
         every = (np.arange(room // window + 1)[:, None] * window + shift).ravel()
         return every[every <= room]
 
-    return _gather(dataset, segments, contract, starts, labels)
+    return _gather(dataset, segments, contract, starts, labels, source)
 
 
 def _gather(
@@ -141,6 +153,7 @@ def _gather(
     contract: SignalContract,
     starts_within: Callable[[int], NDArray[np.int64]],
     labels: Sequence[str] | None,
+    source: NoiseSource,
 ) -> Windows:
     """Windows at `starts_within(room)` of every segment, where `room` is the last start that fits."""
     names = dataset.labels if labels is None else tuple(labels)
@@ -163,6 +176,7 @@ def _gather(
     x = np.empty((total, len(contract.channels), contract.window), dtype=np.float32)
     y = np.empty(total, dtype=np.int64)
     cluster = np.empty(total, dtype=np.int64)
+    origin = np.empty(total, dtype=np.int64)
     at = clusters = 0
     for segment, starts, label in plans:
         stretch = dataset.recordings[segment.recording].signal[:, segment.start : segment.stop]
@@ -171,9 +185,13 @@ def _gather(
         x[rows] = views[:, starts].swapaxes(0, 1)
         y[rows] = label
         cluster[rows] = clusters + starts // contract.window
+        origin[rows] = segment.recording
         at += starts.size
         clusters += (segment.stop - segment.start) // contract.window
-    return Windows(x=x.reshape(total, *contract.shape), y=y, cluster=cluster, labels=names)
+    # A source stands for the data set's recordings in their order: these are the windows' own.
+    return Windows(
+        x=x.reshape(total, *contract.shape), y=y, cluster=cluster, labels=names, source=source.select(origin)
+    )
 
 
 def _check(dataset: Dataset, segment: Segment, contract: SignalContract, names: tuple[str, ...]) -> None:

@@ -28,8 +28,8 @@ def epoch_batches(windows: Windows, noise: NoiseRange, *, batch: int, seed: int,
     rows = np.resize(order, steps * min(batch, len(windows))).reshape(steps, -1)
 
     def make(step: int) -> Batch:
-        x = noise.draw(windows.x[rows[step]], noise_rng(seed, "train", epoch, step))
-        return x, windows.y[rows[step]]
+        chosen = windows.select(rows[step])
+        return noise.draw(chosen.x, noise_rng(seed, "train", epoch, step), chosen.source), chosen.y
 
     return ahead(make, steps)
 
@@ -46,8 +46,11 @@ def validation_batches(windows: Windows, noise: NoiseRange, *, draws: int, batch
 
     def make(index: int) -> Batch:
         draw, start = passes[index // len(starts)], starts[index % len(starts)]
-        x, y = windows.x[start : start + batch], windows.y[start : start + batch]
-        return (x if draw is None else noise.draw(x, noise_rng(seed, "validation", draw, start))), y
+        rows = slice(start, start + batch)
+        x, y = windows.x[rows], windows.y[rows]
+        if draw is not None:
+            x = noise.draw(x, noise_rng(seed, "validation", draw, start), windows.source.select(rows))
+        return x, y
 
     return ahead(make, len(passes) * len(starts))
 

@@ -102,8 +102,9 @@ def evaluate(
 
     Raises:
         InputError: No windows, or a temperature that is not a positive number.
-        UsageError: No draws, or an empty batch.
+        UsageError: No draws, an empty batch, or noise that the windows cannot have.
     """
+    windows.source.check(noise)
     if len(windows) == 0:
         raise InputError("there is nothing to score", got="0 windows", expected="at least one")
     for name, value in (("draws", draws), ("batch", batch)):
@@ -157,10 +158,10 @@ def _level(
     for draw in range(draws):
         x = windows.x
         if kind is not None:
-            pieces = [
-                add_noise(x[start : start + _PIECE], snr, kind, noise_rng(seed, "score", kind, snr, draw, start))
-                for start in range(0, len(x), _PIECE)
-            ]
+            pieces = []
+            for start in range(0, len(x), _PIECE):
+                rows, rng = slice(start, start + _PIECE), noise_rng(seed, "score", kind, snr, draw, start)
+                pieces.append(add_noise(x[rows], snr, kind, rng, source=windows.source.select(rows)))
             x = np.concatenate(pieces)
         for start in range(0, len(x), batch):
             y, logits = windows.y[start : start + batch], logits_of(x[start : start + batch])

@@ -63,10 +63,12 @@ def fit(
 
     Raises:
         UsageError: `out` exists and neither `force` nor `resume` is given; nothing to resume, or a run of something
-            else; the training diverged.
+            else; noise that the windows cannot have; the training diverged.
         InputError: Windows that do not fit the network, fewer than two, or of one class only.
     """
     check_windows(network, train, validation)
+    for windows in (train, validation):
+        windows.source.check(options.noise.kinds)
     rates = learning_rates(options.epochs, options.lr)
     optimizer = make_optimizer(network, options)
     identity = _identity(network, train, validation, options)

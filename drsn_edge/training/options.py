@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drsn_edge.errors import UsageError
-from drsn_edge.signals.noise import NOISES, Noise, add_noise
+from drsn_edge.signals.noise import NO_SOURCE, NOISES, Noise, NoiseSource, add_noise
 from drsn_edge.training.schedule import learning_rates
 
 
@@ -46,8 +46,13 @@ class NoiseRange:
                 expected="LOW:HIGH in dB",
             )
 
-    def draw(self, x: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-        """Windows `[N, C, ...]` with noise on them, kind and ratio drawn for each; the array itself without noise."""
+    def draw(
+        self, x: NDArray[np.float32], rng: np.random.Generator, source: NoiseSource = NO_SOURCE
+    ) -> NDArray[np.float32]:
+        """Windows `[N, C, ...]` with noise on them, kind and ratio drawn for each; the array itself without noise.
+
+        `source` is that of these windows, for kinds that are made of recordings.
+        """
         if self.snr_db is None:
             return x
         snr = rng.uniform(*self.snr_db, size=len(x))
@@ -55,7 +60,7 @@ class NoiseRange:
         noisy = np.empty_like(x)
         for index, name in enumerate(self.kinds):
             rows = np.flatnonzero(kind == index)
-            noisy[rows] = add_noise(x[rows], snr[rows], name, rng)
+            noisy[rows] = add_noise(x[rows], snr[rows], name, rng, source=source.select(rows))
         return noisy
 
 

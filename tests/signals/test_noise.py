@@ -15,7 +15,7 @@ from scipy import stats
 from scipy.signal import welch
 
 from drsn_edge.errors import InputError, UsageError
-from drsn_edge.signals.noise import NOISES, Noise, add_noise, noise_rng, parse_snr_range, parse_snr_sweep
+from drsn_edge.signals.noise import COLOURS, Noise, add_noise, noise_rng, parse_snr_range, parse_snr_sweep
 
 Refuses = Callable[..., AbstractContextManager[None]]
 
@@ -36,7 +36,7 @@ def draw(kind: Noise, shape: tuple[int, ...]) -> NDArray[np.float64]:
     return np.asarray(noise / x[0].std(dtype=np.float64), np.float64)
 
 
-@pytest.mark.parametrize("kind", NOISES)
+@pytest.mark.parametrize("kind", COLOURS)
 @pytest.mark.parametrize("snr_db", [-10.0, 0.0, 5.0])
 def test_the_mean_power_of_the_noise_is_what_was_asked(kind: Noise, snr_db: float) -> None:
     x = tones(400, channels=2)
@@ -70,7 +70,7 @@ def test_an_offset_is_no_signal() -> None:
     np.testing.assert_allclose(lifted, plain, atol=1e-4 * x.std())
 
 
-@pytest.mark.parametrize("kind", NOISES)
+@pytest.mark.parametrize("kind", COLOURS)
 def test_a_flat_window_gets_none_and_its_neighbour_does(kind: Noise) -> None:
     x = tones(2)
     x[0] = 0.1  # not exact in binary: its variance rounds to something above zero
@@ -117,7 +117,7 @@ def test_pink_noise_on_pictures_falls_with_the_radius() -> None:
     assert (noise**2).mean() == pytest.approx(1, rel=0.05)
 
 
-@pytest.mark.parametrize("kind", NOISES)
+@pytest.mark.parametrize("kind", COLOURS)
 def test_draws_are_seeded_and_leave_the_input_alone(kind: Noise) -> None:
     x = tones(4)
     before = x.copy()
@@ -142,7 +142,7 @@ def test_a_stream_is_the_same_in_another_process() -> None:
     assert int(run.stdout) == noise_rng(5, "test", "pink", -4.0).integers(2**63)
 
 
-@pytest.mark.parametrize("kind", NOISES)
+@pytest.mark.parametrize("kind", COLOURS)
 def test_a_batch_takes_milliseconds(kind: Noise) -> None:
     x, rng = tones(128), noise_rng(0)
     add_noise(x, 0.0, kind, rng)

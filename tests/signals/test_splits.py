@@ -143,7 +143,7 @@ def test_explicit_folds_win(measure: Measure, collect: Collect) -> None:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_split_survives_json(protocol: str, measure: Measure, collect: Collect) -> None:
-    groups = [{"load": str(n // 2), "speaker": str(n // 2), "bearing": f"{n}"} for n in range(6)]
+    groups = [{"load": str(n // 2), "speaker": str(n // 2), "bearing": f"{n}", "part": PARTS[n // 2]} for n in range(6)]
     dataset = collect([measure(n, 60, label="ab"[n % 2], **group) for n, group in enumerate(groups)])
     made = split(dataset, protocol=protocol)
     again = Split.from_json(json.loads(dump_json(made.to_json())))

@@ -11,6 +11,7 @@ from typing import cast
 
 from drsn_edge.errors import ContractError, InputError, UsageError
 from drsn_edge.signals.contract import SignalContract
+from drsn_edge.signals.datasets.one_window import as_one_window
 from drsn_edge.signals.datasets.spec import DatasetSpec
 from drsn_edge.signals.readers import is_unnamed
 from drsn_edge.signals.recording import Recording
@@ -22,6 +23,8 @@ DATASETS = {
     "synthetic": "drsn_edge.signals.datasets.synthetic:load",
     "cwru": "drsn_edge.signals.datasets.cwru:load",
     "table": "drsn_edge.signals.datasets.table:load",
+    "spoken-digits": "drsn_edge.signals.datasets.spoken_digits:load",
+    "images": "drsn_edge.signals.datasets.images:load",
 }
 
 
@@ -37,6 +40,7 @@ class Dataset:
         contract: What a window of these recordings is.
         folds: Per protocol, sets of group values that are left out together; empty where every value is a fold.
         notes: What the user should know, one sentence each.
+        one_window: Every recording is one event and is used as one window, see `as_one_window`.
 
     Raises:
         InputError: No recordings, or a recording of a class that is not in `labels`.
@@ -49,6 +53,7 @@ class Dataset:
     contract: SignalContract
     folds: Mapping[str, tuple[frozenset[str], ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    one_window: bool = False
 
     def __post_init__(self) -> None:
         if not self.recordings:
@@ -91,7 +96,8 @@ def load_dataset(
     """Load a data set by name.
 
     Args:
-        spec: `synthetic`, `cwru:DIR` or `table:FILE.csv`, with options behind: `synthetic:seed=1,seconds=8`.
+        spec: `synthetic`, `cwru:DIR`, `spoken-digits:DIR`, `images:FILE.npz` or `table:FILE.csv`, with options behind:
+            `synthetic:seed=1,seconds=8`.
         where: Keep only recordings of these groups, e.g. `{"load": "0"}`.
         protocol: How it will be split; some data sets name their classes by it (`cwru` under `bearing`).
         window: Samples per window, instead of the data set's own.
@@ -119,10 +125,20 @@ def load_dataset(
         contract = _agree(dataset, expect, window=window, hop=hop)
     else:
         contract = _resize(dataset.contract, window, hop)
-    return dataclasses.replace(dataset, contract=contract)
+    recordings, notes = dataset.recordings, dataset.notes
+    if dataset.one_window:
+        recordings, said = as_one_window(recordings, contract.window)
+        notes = (*notes, *said)
+    return dataclasses.replace(dataset, contract=contract, recordings=recordings, notes=notes)
 
 
 def _resize(contract: SignalContract, window: int | None, hop: int | None) -> SignalContract:
+    if contract.image is not None and (window, hop) != (None, None):
+        raise UsageError(
+            "a picture is one window",
+            got=f"--window {window}" if window is not None else f"--hop {hop}",
+            expected=f"neither: pictures of {contract.image[0]} x {contract.image[1]} as they are",
+        )
     if window is not None and hop is None:
         hop = max(1, window * contract.hop // contract.window)
     return dataclasses.replace(
