@@ -15,20 +15,43 @@ if TYPE_CHECKING:
     from drsn_edge.bundle import Bundle as Bundle
     from drsn_edge.pipeline.build import build as build
     from drsn_edge.pipeline.demo import demo as demo
+    from drsn_edge.pipeline.doctor import doctor as doctor
+    from drsn_edge.pipeline.export import ExportOptions as ExportOptions
     from drsn_edge.pipeline.export import export as export
+    from drsn_edge.pipeline.inspect import inspect as inspect
+    from drsn_edge.pipeline.survey import data as data
+    from drsn_edge.pipeline.sweep import SweepOptions as SweepOptions
     from drsn_edge.pipeline.train import train as train
     from drsn_edge.pipeline.verify import verify as verify
 
 _PUBLIC = {
     "Bundle": "drsn_edge.bundle",
+    "ExportOptions": "drsn_edge.pipeline.export",
+    "SweepOptions": "drsn_edge.pipeline.sweep",
     "build": "drsn_edge.pipeline.build",
+    "data": "drsn_edge.pipeline.survey",
     "demo": "drsn_edge.pipeline.demo",
+    "doctor": "drsn_edge.pipeline.doctor",
     "export": "drsn_edge.pipeline.export",
+    "inspect": "drsn_edge.pipeline.inspect",
     "train": "drsn_edge.pipeline.train",
     "verify": "drsn_edge.pipeline.verify",
 }
 
-__all__ = ["Bundle", "__version__", "build", "demo", "export", "train", "verify"]
+__all__ = [
+    "Bundle",
+    "ExportOptions",
+    "SweepOptions",
+    "__version__",
+    "build",
+    "data",
+    "demo",
+    "doctor",
+    "export",
+    "inspect",
+    "train",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,12 +9,18 @@ import json
 import math
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from drsn_edge.errors import InputError, UsageError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 
 def sha256_bytes(data: bytes | memoryview) -> str:
@@ -66,6 +72,24 @@ def read_json(path: Path, *, what: str = "the file") -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{what} has the wrong shape", got=f"{path}: {type(value).__name__}", expected="a JSON object")
     return value
+
+
+def read_settings(path: Path, *, what: str = "the file") -> dict[str, Any]:
+    """What people write by hand: a TOML file, or JSON where the name ends in `.json`.
+
+    Raises:
+        InputError: Absent or unreadable, or neither.
+    """
+    if path.suffix == ".json":
+        return read_json(path, what=what)
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{what} is not there", got=path, expected="a TOML or JSON file") from None
+    except OSError as error:
+        raise InputError(f"{what} cannot be read", got=f"{path}: {error.strerror}", expected="a TOML file") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{what} is not TOML", got=f"{path}: {error}", expected="a TOML file") from None
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -96,6 +96,33 @@ def is_rtx(trt: Any) -> bool:
     return hasattr(trt.IBuilderConfig, "set_compute_capability")
 
 
+def check_targets(trt: Any, targets: tuple[str, ...]) -> None:
+    """Refuse GPUs that TensorRT for RTX has no name for, before anything is built.
+
+    Raises:
+        UsageError: One of them is such.
+    """
+    for target in targets:
+        if target not in rtx_targets(trt):
+            raise refused_target(trt, target)
+
+
+def refused_target(trt: Any, target: str) -> UsageError:
+    """The error for a GPU that TensorRT for RTX does not build for."""
+    return UsageError(
+        f"TensorRT for RTX {trt.__version__} does not build for this GPU",
+        got=target,
+        expected=", ".join(rtx_targets(trt)),
+        hint="build on the device itself with its own TensorRT (a Jetson, a data-centre GPU)",
+    )
+
+
+def rtx_targets(trt: Any) -> dict[str, Any]:
+    """GPUs that TensorRT for RTX has a name for, with its values for them."""
+    members = trt.ComputeCapability.__members__
+    return {name.lower(): value for name, value in members.items() if name not in ("NONE", "CURRENT")}
+
+
 def typing_for(trt: Any, asked: bool | None = None) -> bool:
     """Whether a builder takes element types from the graph (strongly typed) or is told a precision (weakly).
 

@@ -16,6 +16,7 @@ from drsn_edge.errors import BuildError, InputError, MissingDevice
 from drsn_edge.exporters.trt_choice import (
     builder_choice,
     check_device,
+    check_targets,
     graph_for,
     is_rtx,
     load_builder,
@@ -45,7 +46,9 @@ __all__ = [
     "LayerInfo",
     "build_engine",
     "builder_choice",
+    "check_targets",
     "graph_for",
+    "load_builder",
     "sidecar",
     "typing_for",
     "wanted_graph",

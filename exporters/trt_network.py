@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from drsn_edge.errors import BuildError, InputError, UsageError
-from drsn_edge.exporters.trt_choice import is_rtx
+from drsn_edge.exporters.trt_choice import is_rtx, refused_target, rtx_targets
 from drsn_edge.exporters.trt_types import EngineOptions, EngineTensor
 from drsn_edge.runtime.trt_log import Message, error_text
 from drsn_edge.runtime.trt_tensors import tensor_spec
@@ -153,20 +153,11 @@ def _set_targets(trt: Any, config: Any, targets: tuple[str, ...]) -> None:
     """Name the GPUs of an RTX engine; without any the library's own list holds."""
     if not targets:
         return
-    known = {
-        name.lower(): value
-        for name, value in trt.ComputeCapability.__members__.items()
-        if name not in ("NONE", "CURRENT")
-    }
+    known = rtx_targets(trt)
     config.num_compute_capabilities = len(targets)
     for index, target in enumerate(targets):
         if target not in known or not config.set_compute_capability(known[target], index):
-            raise UsageError(
-                f"TensorRT for RTX {trt.__version__} does not build for this GPU",
-                got=target,
-                expected=", ".join(known),
-                hint="build on the device itself with its own TensorRT (a Jetson, a data-centre GPU)",
-            )
+            raise refused_target(trt, target)
 
 
 def keep_fp32(trt: Any, network: Any) -> tuple[str, ...]:

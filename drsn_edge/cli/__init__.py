@@ -8,6 +8,7 @@ import typer
 
 from drsn_edge._version import __version__
 from drsn_edge.cli import build, data, demo, doctor, export, inspect, study, train, verify
+from drsn_edge.cli.ui import Command
 
 app = typer.Typer(
     name="drsn-edge",
@@ -19,7 +20,7 @@ app = typer.Typer(
 )
 
 for module in (demo, train, export, build, verify, inspect, study, doctor, data):
-    app.command(name=module.__name__.rpartition(".")[2], epilog=module.EPILOG)(module.command)
+    app.command(name=module.__name__.rpartition(".")[2], cls=Command, epilog=module.EPILOG)(module.command)
 
 
 def _version(value: bool) -> None:

@@ -15,7 +15,7 @@ Examples:
 
     drsn-edge build cw.drsn
 
-    drsn-edge build cw.drsn --backend rtx --precision fp16,int8 --target sm86 --target sm89
+    drsn-edge build cw.drsn --precision fp16,int8 --target sm86 --target sm89
 """
 
 
@@ -53,7 +53,7 @@ def command(
         def render(console: object) -> None:
             for record in result.engines:
                 typer.echo(f"{result.bundle}/{record.file}\n  {record.summary}")
-            if dry_run:
-                typer.echo("nothing was built: --dry-run")
+            for line in result.planned:
+                typer.echo(f"would build {line}")
 
         ui.show(result.to_json(), render)

@@ -36,9 +36,9 @@ def command(
 ) -> None:
     """Say what a data set holds and how it would be split, before anything is trained on it."""
     with session(json=json, quiet=quiet, debug=debug) as ui:
-        from drsn_edge.pipeline.survey import survey
+        from drsn_edge.pipeline.survey import data
 
-        facts = survey(
+        facts = data(
             dataset,
             where=common.parse_where(where, load),
             protocol=protocol,

@@ -27,19 +27,16 @@ def command(
     json: common.Json = False,
     debug: common.Debug = False,
 ) -> None:
-    """Say what this machine has, what is missing, and how to get it. Exit 3 when a bundle's needs are not met."""
+    """Say what this machine has, what is missing, and how to get it. Exit 3 when no engine of BUNDLE can run here."""
     with session(json=json, quiet=True, debug=debug) as ui:
         from drsn_edge.pipeline.doctor import doctor, to_json
 
         findings = doctor(bundle)
 
         def render(console: Console) -> None:
-            marks = {"ok": "[green]ok[/]", "missing": "[yellow]--[/]", "problem": "[red]!![/]"}
-            for finding in findings:
-                console.print(f"{marks[finding.level]}  {finding.subject:<14} ", end="")
-                console.print(finding.found, markup=False, highlight=False)
-                if finding.fix:
-                    console.print(f"{'':>18} {finding.fix}", markup=False, highlight=False, style="dim")
+            from drsn_edge.cli.facts import findings_table
+
+            findings_table(console, findings)
 
         value = to_json(findings)
         ui.show(value, render)

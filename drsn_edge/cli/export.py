@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from drsn_edge.bundle import REPORT
 from drsn_edge.cli import options as common
 from drsn_edge.cli.ui import session
 from drsn_edge.errors import OutOfTolerance
@@ -14,11 +15,13 @@ from drsn_edge.errors import OutOfTolerance
 EPILOG = """
 Examples:
 
-    drsn-edge export runs/cw --out cw.drsn --calibrate cwru:../shared/data/cwru --target sm86
+    drsn-edge export runs/cw --out cw.drsn --calibrate cwru:DIR --target sm86
 
-    drsn-edge export weights.pt --config network.json --out mine.drsn --calibrate table:recordings.csv
+    drsn-edge export mine.pt --config mine.json --out mine.drsn
 
-    drsn-edge export mymodels:make_drsn --weights mine.pt --config mine.json --out mine.drsn
+    drsn-edge export mymodels:make --weights mine.pt --config mine.json --out m.drsn
+
+    drsn-edge export old.onnx --config mine.toml --out old.drsn --engine none
 """
 
 
@@ -37,12 +40,14 @@ def command(
             "--config",
             is_eager=True,
             callback=common.read_options,
-            help="Contract and labels of a network that is no run (JSON or TOML); a TOML file may hold options too.",
+            help="Contract and labels of a network that is no run (TOML or JSON); options too, if TOML.",
         ),
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="State dict of a module:Class.")] = None,
-    precision: Annotated[str, typer.Option(help="Graphs to make.")] = "fp32,fp16,int8",
-    engine: Annotated[str, typer.Option(help="Precisions of the engines to build, or none.")] = "fp16",
+    precision: Annotated[str, typer.Option(help="Graphs to make; int8 needs --calibrate.")] = "fp32,fp16,int8",
+    engine: Annotated[
+        str | None, typer.Option(help="Precisions of the engines to build, or none; fp16 if a builder is here.")
+    ] = None,
     backend: Annotated[str, typer.Option(help="auto, tensorrt or rtx.")] = "auto",
     target: Annotated[
         list[str] | None, typer.Option(help="GPU to build for, as sm86; may be given more than once (RTX only).")
@@ -74,40 +79,36 @@ def command(
             quantize_first=quantize_first,
             method=method,
             calibration_windows=calibration_windows,
-            engines=common.parse_list(engine, what="engine precision"),
+            engines=None if engine is None else common.parse_list(engine, what="engine precision"),
             backend=backend,
             targets=tuple(target or ()),
             max_batch=max_batch,
             report=report,
             seed=seed,
         )
-        chosen = common.parse_where(where, load)
-        if dry_run:
-            plan = check_export(
-                source, out=out, calibrate=calibrate, where=chosen, config=config, weights=weights, options=options,
-                force=force,
-            )  # fmt: skip
-            ui.show(plan, lambda console: console.print_json(data=plan))
-            return
-        result = export(
-            source,
-            out=out,
-            calibrate=calibrate,
-            where=chosen,
-            config=config,
-            weights=weights,
-            options=options,
-            force=force,
-            progress=ui.progress,
-        )
-        ui.notices(result.notes)
-        from drsn_edge.cli.tables import export_table
+        job: dict[str, Any] = {
+            "out": out,
+            "calibrate": calibrate,
+            "where": common.parse_where(where, load),
+            "config": common.network_file(config),
+            "weights": weights,
+            "options": options,
+            "force": force,
+        }
+        from drsn_edge.cli.tables import export_table, plan_table
 
+        if dry_run:
+            plan = check_export(source, **job)
+            ui.show(plan, lambda console: plan_table(console, plan))
+            return
+        result = export(source, **job, progress=ui.progress)
+        ui.notices(result.notes)
         ui.show(result.to_json(), lambda console: export_table(console, result))
         if not result.parity.passed:
+            data = f" --data {calibrate}" if calibrate else ""
             raise OutOfTolerance(
-                f"{out} was written, but {len(result.parity.failures)} checks fail",
+                f"{out} was written, but is out of tolerance: {len(result.parity.failures)} failed",
                 got=str(result.parity.failures[0].where),
                 expected="every variant within its tolerance",
-                hint=f"see {out}/report.html, or drsn-edge verify {out}",
+                hint=f"drsn-edge verify {out}{data}" + (f", or see {out / REPORT}" if options.report else ""),
             )

@@ -18,7 +18,7 @@ Examples:
 
     drsn-edge inspect cw.drsn
 
-    drsn-edge inspect cw.drsn/engines/rtx-1.7.1.116-sm86-fp16/model.fp16.engine --json
+    drsn-edge inspect model.fp16.engine --json
 """
 
 
@@ -34,7 +34,7 @@ def command(
         facts = inspect(path)
 
         def render(console: Console) -> None:
-            from drsn_edge.cli.tables import facts_table
+            from drsn_edge.cli.facts import facts_table
 
             facts_table(console, facts)
 

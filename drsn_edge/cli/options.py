@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import typer
 
-from drsn_edge.errors import InputError, UsageError
+from drsn_edge.errors import UsageError
+from drsn_edge.files import read_settings
 
 if TYPE_CHECKING:
     from drsn_edge.signals.noise import Noise
@@ -70,43 +72,72 @@ def parse_noises(text: str) -> tuple[Noise, ...]:
     return tuple(kind for kind in NOISES if kind in named)
 
 
+NETWORK_KEYS = ("network", "contract", "labels")
+_NOT_IN_FILES = ("config", "help", "debug")
+# What a command's parameter may be given in a TOML file, and how to say so.
+_KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "true or false"),
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    str: ((str, int, float, list), "a text, or a list of texts"),
+    list: ((str, list), "a text, or a list of texts"),
+    Path: ((str,), "a path"),
+}
+
+
 def read_options(context: typer.Context, path: Path | None) -> Path | None:
     """Eager callback of `--config`: the file's options become defaults, so that a flag beats the file.
 
-    A TOML file holds option names as on the command line, without dashes in front. What describes a network (`network`,
-    `contract`, `labels`) is left for `export`.
-    """
-    if path is None or path.suffix != ".toml":
-        return path
-    values = {key.replace("-", "_"): value for key, value in read_toml(path).items() if key not in NETWORK_KEYS}
-    names = {str(parameter.name) for parameter in context.command.params}
-    unknown = sorted(set(values) - names)
-    if unknown:
-        raise typer.BadParameter(
-            f"{path} has an unknown option {unknown[0]!r}; known are {', '.join(sorted(names - {'config', 'help'}))}"
-        )
-    context.default_map = {**(context.default_map or {}), **values}
-    return path
-
-
-NETWORK_KEYS = ("network", "contract", "labels")
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file.
+    A TOML file holds option names as on the command line, without dashes in front; several values are a list. What
+    describes a network (`network`, `contract`, `labels`) is left for `export`, which takes it from JSON too.
 
     Raises:
         InputError: Absent, or not TOML.
+        UsageError: An option that the command does not have, or a value of another kind than it takes.
     """
-    import sys
+    if path is None or path.suffix == ".json":
+        return path
+    hints = get_type_hints(context.command.callback)
+    known = {str(item.name) for item in context.command.params if item.name not in _NOT_IN_FILES}
+    defaults = {}
+    for key, value in _read(path).items():
+        name = key.replace("-", "_")
+        if key in NETWORK_KEYS:
+            continue
+        if name not in known:
+            names = ", ".join(sorted(item.replace("_", "-") for item in known))
+            raise UsageError(f"{path} has an option that {context.info_name} does not have", got=key, expected=names)
+        defaults[name] = _typed(f"{path}: {key}", value, hints[name])
+    context.default_map = {**(context.default_map or {}), **defaults}
+    return path
 
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError("the options file is not there", got=path, expected="a TOML file") from None
-    except (ValueError, OSError) as error:
-        raise InputError("the options file is not TOML", got=f"{path}: {error}", expected="a TOML file") from None
+
+def network_file(path: Path | None) -> Path | None:
+    """The file of `--config` where it describes a network; None where it holds options alone."""
+    return path if path is not None and (path.suffix == ".json" or set(_read(path)) & set(NETWORK_KEYS)) else None
+
+
+def no_json(path: Path | None) -> None:
+    """Refuse a JSON file where only options make sense.
+
+    Raises:
+        UsageError: It is one.
+    """
+    if path is not None and path.suffix == ".json":
+        raise UsageError("--config takes options from TOML files only", got=path, expected="FILE.toml")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return read_settings(path, what="the file of --config")
+
+
+def _typed(where: str, value: Any, hint: Any) -> Any:
+    """A value as it would stand on the command line: a list is joined by commas, or is the option given repeatedly."""
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    kind = next(get_origin(item) or item for item in options if item is not type(None))
+    good, words = _KINDS[kind]
+    if not isinstance(value, good) or (isinstance(value, bool) and kind is not bool):
+        raise UsageError(f"{where} is of the wrong kind", got=repr(value), expected=words)
+    if kind is list:
+        return value if isinstance(value, list) else [value]
+    return ",".join(map(str, value)) if isinstance(value, list) else value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -11,20 +11,44 @@ from rich.table import Table
 if TYPE_CHECKING:
     from drsn_edge.parity.result import Hop, ParityResult
     from drsn_edge.pipeline.export import ExportResult
+    from drsn_edge.pipeline.train import TrainResult
 
 
-def training_table(console: Console, result: Any) -> None:
-    """Scores on the test part."""
+def training_table(console: Console, result: TrainResult) -> None:
+    """Scores on the test part; of a dry run, what would be trained."""
+    record = result.training
+    if not record.scores:
+        parts = ", ".join(f"{count} to {_VERBS[part]}" for part, count in result.windows.items())
+        console.print(f"would train {record.epochs} epochs into {result.run}; windows: {parts}", highlight=False)
+        return
     table = _table("test part", "balanced accuracy")
-    for condition, score in result.training.scores.items():
+    for condition, score in record.scores.items():
         table.add_row(condition, f"{score:.1%}")
     console.print(table)
-    console.print(f"{result.run}: best epoch {result.training.best_epoch} of {result.training.epochs}", highlight=False)
+    console.print(f"{result.run}: best epoch {record.best_epoch} of {record.epochs}", highlight=False)
+
+
+_VERBS = {"train": "train", "validation": "validate", "test": "test"}
+
+
+def plan_table(console: Console, plan: Mapping[str, Any]) -> None:
+    """What a dry run of `export` found."""
+    lines = {
+        "bundle": plan["bundle"],
+        "network": (plan["network"] or {}).get("model", "no class of drsn-edge"),
+        "classes": ", ".join(plan["labels"]),
+        "graphs": ", ".join(plan["graphs"]),
+        "engines": "; ".join(plan["engines"]) or "none",
+        "calibration": f"{plan['calibration_windows']} windows" if plan["calibration_windows"] else "none",
+    }
+    for name, value in lines.items():
+        console.print(f"{name + ':':<12} {value}", highlight=False, markup=False)
+    console.print("nothing was written: --dry-run")
 
 
 def export_table(console: Console, result: ExportResult) -> None:
     """Files, engines, then the parity tables."""
-    table = _table("file", "kB", "role")
+    table = _table("file", "kB", "role", left=("role",))
     for name, entry in sorted(result.bundle.files.items()):
         table.add_row(name, f"{entry.size / 1e3:,.0f}", entry.role)
     console.print(table)
@@ -36,11 +60,11 @@ def export_table(console: Console, result: ExportResult) -> None:
 
 def parity_table(console: Console, result: ParityResult) -> None:
     """Hops, decisions, drift of the thresholds, and the verdict."""
-    console.print(_hops(result.hops))
+    _hops(console, result.hops)
     if result.decisions:
-        console.print(_decisions(result))
+        _decisions(console, result)
     if result.shrinkage:
-        console.print(_shrinkage(result))
+        _shrinkage(console, result)
     for failure in result.failures:
         value = "" if failure.value is None else f" {failure.value:.3g}"
         limit = "" if failure.limit is None else f", limit {failure.limit:.3g}"
@@ -50,64 +74,101 @@ def parity_table(console: Console, result: ParityResult) -> None:
     console.print(verdict(result), style="bold", highlight=False)
 
 
-def _table(*columns: str) -> Table:
+def _table(*columns: str, left: tuple[str, ...] = ()) -> Table:
+    """Columns of numbers stand right, the first and those named in `left` stand left."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+        table.add_column(column, justify="left" if index == 0 or column in left else "right", overflow="fold")
     return table
 
 
-def _hops(hops: Iterable[Hop]) -> Table:
-    table = _table("hop", "runner", "status", "windows", "max abs", "SQNR dB", "top-1", "first divergence")
+def _hops(console: Console, hops: Sequence[Hop]) -> None:
+    table = _table("hop", "runner", "status", "max abs", "SQNR dB", "top-1", left=("runner", "status"))
+    remarks = []
     for hop in hops:
         name = f"{hop.from_} -> {hop.to}"
         if hop.error is None:
-            table.add_row(name, hop.runner, hop.status, "", "", "", "", hop.reason or "")
+            table.add_row(name, hop.runner, hop.status, "", "", "")
+            remarks.append(f"{name} {'was not run' if hop.status == 'not_run' else hop.status}: {hop.reason}")
             continue
         sqnr = hop.error.sqnr_db
         table.add_row(
             name,
             hop.runner,
             hop.status,
-            str(hop.error.windows),
             f"{hop.error.max_abs:.2e}",
             "exact" if sqnr is None or sqnr == float("inf") else f"{sqnr:.1f}",
             f"{hop.error.top1_agreement:.2%}",
-            hop.first_divergence or "",
         )
-    return table
+        if hop.first_divergence:
+            remarks.append(f"{name} first leaves its limit at {hop.first_divergence}")
+    console.print(table)
+    for remark in remarks:
+        console.print(remark, highlight=False, markup=False)
+    windows = {hop.error.windows for hop in hops if hop.error is not None}
+    console.print(f"on {max(windows, default=0)} golden windows\n", highlight=False)
 
 
-def _decisions(result: ParityResult) -> Table:
-    variants = list(dict.fromkeys(name for point in result.decisions for name in point.changed))
-    table = _table(
-        "noise", "draws", "judged", f"accuracy {result.reference}",
-        *(f"{name} changed" for name in variants),
-    )  # fmt: skip
-    for point in result.decisions:
-        accuracy = point.accuracy.get(result.reference)
-        cells = []
-        for name in variants:
-            changed = point.changed[name]
-            cells.append(f"{changed.rate:.2%} (to {changed.ci95[1]:.2%})")
-        table.add_row(
-            point.name, str(point.draws), "yes" if point.gated else "shown",
-            "" if accuracy is None else f"{accuracy:.1%}", *cells,
-        )  # fmt: skip
-    return table
+def _decisions(console: Console, result: ParityResult) -> None:
+    variants = sorted({name for point in result.decisions for name in point.changed}, key=_chain)
+    fixed = ("noise", "draws", "judged", "accuracy")
+
+    def draw(names: Sequence[str]) -> Table:
+        table = _table(*fixed, *(f"{name}\nchanged %" for name in names))
+        for point in result.decisions:
+            accuracy = point.accuracy.get(result.reference)
+            cells = []
+            for name in names:
+                changed = point.changed.get(name)
+                cells.append("" if changed is None else f"{100 * changed.rate:.2f} ({100 * changed.ci95[1]:.2f})")
+            row = (point.name, str(point.draws), "yes" if point.gated else "shown")
+            table.add_row(*row, "" if accuracy is None else f"{accuracy:.1%}", *cells)
+        return table
+
+    _in_pieces(console, draw, variants)
+    console.print(f"accuracy of {result.reference}; in brackets the upper end of the 95 % interval\n", highlight=False)
 
 
-def _shrinkage(result: ParityResult) -> Table:
-    variants = list(dict.fromkeys(item.variant for item in result.shrinkage))
-    table = _table("unit", *(f"{name} {what}" for name in variants for what in ("threshold error", "dead-zone flips")))
-    for unit in dict.fromkeys(item.unit for item in result.shrinkage):
-        cells = []
-        for name in variants:
-            item = next(item for item in result.shrinkage if item.unit == unit and item.variant == name)
-            flips = item.dead_zone_flips
-            cells += [f"{item.tau_relative_error:.2%}", "" if flips is None else f"{flips:.2%}"]
-        table.add_row(unit, *cells)
-    return table
+def _shrinkage(console: Console, result: ParityResult) -> None:
+    found = {(item.unit, item.variant): item for item in result.shrinkage}
+    units = list(dict.fromkeys(item.unit for item in result.shrinkage))
+
+    def draw(names: Sequence[str]) -> Table:
+        table = _table(
+            "unit", *(f"{name}\n{what}" for name in names for what in ("threshold error", "dead-zone flips"))
+        )
+        for unit in units:
+            cells = []
+            for name in names:
+                item = found[unit, name]
+                flips = item.dead_zone_flips
+                cells += [f"{100 * item.tau_relative_error:.2f}", "" if flips is None else f"{100 * flips:.2f}"]
+            table.add_row(unit, *cells)
+        return table
+
+    _in_pieces(console, draw, sorted({item.variant for item in result.shrinkage}, key=_chain))
+    console.print(
+        "in %: how far thresholds moved, and how many features crossed into or out of zero\n", highlight=False
+    )
+
+
+def _chain(variant: str) -> tuple[int, int]:
+    """The place of a variant in the chain; JSON has them sorted by name."""
+    form, _, precision = variant.partition("-")
+    return ("pytorch", "onnx", "engine").index(form), ("", "fp32", "fp16", "int8").index(precision)
+
+
+def _in_pieces(console: Console, draw: Callable[[Sequence[str]], Table], variants: Sequence[str]) -> None:
+    """One table, or as many as the width of the terminal makes necessary."""
+    start, unbounded = 0, console.options.update(max_width=1000)
+    while start < len(variants):
+        stop = len(variants)
+        while (
+            stop > start + 1 and console.measure(draw(variants[start:stop]), options=unbounded).maximum > console.width
+        ):
+            stop -= 1
+        console.print(draw(variants[start:stop]))
+        start = stop
 
 
 def survey_table(console: Console, facts: dict[str, Any]) -> None:
@@ -129,29 +190,3 @@ def survey_table(console: Console, facts: dict[str, Any]) -> None:
     table.add_row("all", *(str(part["windows"]) for part in parts.values()))
     table.add_row("independent", *(str(part["independent"]) for part in parts.values()))
     console.print(table)
-
-
-def facts_table(console: Console, facts: dict[str, Any]) -> None:
-    """What `inspect` found: scalars as lines, lists of rows as tables."""
-    for key, value in facts.items():
-        if key == "plan" and value:
-            table = _table("layer", "precision", "why")
-            for row in value:
-                why = row["reason"] + (f" ({row['warning']})" if row["warning"] else "")
-                table.add_row(row["layer"], row["precision"], why)
-            console.print(table)
-        elif key == "files":
-            table = _table("file", "bytes", "role", "sha256")
-            for name, entry in sorted(value.items()):
-                table.add_row(name, str(entry["size"]), entry["role"], entry["sha256"][:16])
-            console.print(table)
-        elif key == "engines":
-            for name, info in value.items():
-                found = "" if info is None else f"{info['precision']}, {info['kernels']} kernels, {info['precisions']}"
-                console.print(f"engine {name}: {found}", highlight=False, markup=False)
-        elif isinstance(value, dict):
-            for name, item in value.items():
-                console.print(f"{key}.{name}: {item}", highlight=False, markup=False)
-        elif value not in (None, [], ""):
-            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            console.print(f"{key}: {text}", highlight=False, markup=False)

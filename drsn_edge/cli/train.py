@@ -15,7 +15,7 @@ Examples:
 
     drsn-edge train synthetic --out runs/first
 
-    drsn-edge train cwru:../shared/data/cwru --load 0 --noise gaussian --snr=-6:10 --out runs/cw
+    drsn-edge train cwru:DIR --load 0 --snr=-6:10 --out runs/cw
 
     drsn-edge train table:recordings.csv --protocol bearing --fold 1 --out runs/mine
 """
@@ -53,6 +53,7 @@ def command(
 ) -> None:
     """Train a network on recordings and score it on the part that it has not seen."""
     with session(json=json, quiet=quiet, debug=debug) as ui:
+        common.no_json(config)
         from drsn_edge.pipeline.train import train
         from drsn_edge.signals.noise import parse_snr_range
 

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import typer
+from typer.core import TyperCommand
 
-from drsn_edge.errors import DrsnError
+from drsn_edge.errors import DrsnError, UsageError
 from drsn_edge.files import dump_json
 from drsn_edge.progress import SILENT, Progress, Step
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+# Nothing that is piped is folded: `grep` and people's scripts read it.
+_PIPED_WIDTH = 10_000
+# typer has its own copy of click or the package, by its version: the base of every parser's complaint, in both.
+_ParserError: type[Exception] = next(
+    base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException" and issubclass(base, Exception)
+)
+
 
 class TerminalProgress:
     """Bars on a terminal's stderr; elsewhere notices only."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-
-        self._console = Console(stderr=True)
+        self._console = _console(stderr=True)
 
     @contextlib.contextmanager
     def step(self, title: str, total: int | None = None) -> Iterator[Step]:
@@ -64,18 +72,22 @@ class Session:
 
     def __init__(self, *, json: bool, quiet: bool) -> None:
         self.json = json
+        self.shown = False
         self.progress: Progress = SILENT if quiet else TerminalProgress()
 
     def show(self, value: dict[str, Any], render: Callable[[Console], None]) -> None:
         """Print a result: its JSON, or what `render` draws."""
         if self.json:
             sys.stdout.write(dump_json(value))
-            return
-        from rich.console import Console
+        else:
+            render(_console())
+        self.shown = True
 
-        console = Console()
-        # Piped output must not be folded at 80 columns: `grep` and people's scripts read it.
-        render(console if console.is_terminal else Console(width=200, color_system=None))
+    def fail(self, error: dict[str, Any], message: str) -> None:
+        """Say what went wrong: on stderr, and as the one JSON document of stdout unless a result went there before."""
+        if self.json and not self.shown:
+            sys.stdout.write(dump_json(error))
+        typer.echo(f"error: {message}", err=True)
 
     def notices(self, notes: Any) -> None:
         """Say what the user should know."""
@@ -83,32 +95,81 @@ class Session:
             self.progress.notice(str(note))
 
 
+def _console(*, stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=_PIPED_WIDTH, color_system=None)
+
+
 @contextlib.contextmanager
 def session(*, json: bool = False, quiet: bool = False, debug: bool = False) -> Iterator[Session]:
     """Run a command's body; an error becomes its message and its exit code."""
+    ui = Session(json=json, quiet=quiet)
     try:
-        yield Session(json=json, quiet=quiet)
-    except DrsnError as error:
-        if debug:
-            raise
-        if json:
-            sys.stdout.write(dump_json(error.to_json()))
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(error.exit_code) from None
+        with _ended_like_interrupted():
+            yield ui
+    except (typer.Exit, typer.Abort, _ParserError):
+        raise
     except KeyboardInterrupt:
         typer.echo("interrupted; nothing half-written is left", err=True)
         raise typer.Exit(130) from None
-    except (typer.Exit, typer.Abort):
-        raise
     except BrokenPipeError:
         raise typer.Exit(0) from None
     except Exception as error:
         if debug:
             raise
-        if json:
-            sys.stdout.write(dump_json({"error": type(error).__name__, "exit_code": 1, "what": str(error)}))
-        typer.echo(
-            f"error: unexpected: {type(error).__name__}: {error}\n  to do:    run again with --debug and report it",
-            err=True,
-        )
+        if isinstance(error, DrsnError):
+            ui.fail(error.to_json(), str(error))
+            raise typer.Exit(error.exit_code) from None
+        ui.fail(*_unexpected(error))
         raise typer.Exit(1) from None
+
+
+def _unexpected(error: Exception) -> tuple[dict[str, Any], str]:
+    """JSON and text of an error that nobody raised on purpose."""
+    if isinstance(error, OSError) and error.strerror:
+        told = DrsnError(
+            "the system refused to read or write a file",
+            got=f"{error.filename}: {error.strerror}" if error.filename else error.strerror,
+            expected="a file system with room, and permission to write where --out points",
+        )
+    else:
+        told = DrsnError(
+            f"unexpected: {type(error).__name__}: {error}", hint="run again with --debug and report what it prints"
+        )
+    return {**told.to_json(), "error": type(error).__name__}, str(told)
+
+
+@contextlib.contextmanager
+def _ended_like_interrupted() -> Iterator[None]:
+    """SIGTERM, which CI and service managers send, clears up as Ctrl-C does."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread: whoever embeds this has the signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class Command(TyperCommand):
+    """A command whose arguments are parsed under the same rules as it runs: one message, one exit code, `--json`."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Parse; what the parser complains of is JSON as well when JSON was asked for."""
+        json, debug = "--json" in args, "--debug" in args
+        with session(json=json, debug=debug):
+            try:
+                return super().make_context(info_name, args, parent, **extra)
+            except _ParserError as error:
+                if json:
+                    what = error.format_message()  # type: ignore[attr-defined]
+                    sys.stdout.write(dump_json(UsageError(what, hint=f"drsn-edge {info_name} --help").to_json()))
+                raise

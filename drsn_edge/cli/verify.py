@@ -15,7 +15,9 @@ Examples:
 
     drsn-edge verify cw.drsn
 
-    drsn-edge verify cw.drsn --data cwru:../shared/data/cwru --json > parity.json
+    drsn-edge verify cw.drsn --data cwru:DIR --json > parity.json
+
+    drsn-edge verify cw.drsn --require engine
 
     drsn-edge verify --from parity.json --tolerance strict.toml
 """
@@ -49,6 +51,7 @@ def command(
     """Say in numbers whether each form of the network still decides as PyTorch does. Exit 5 when one does not."""
     with session(json=json, quiet=quiet, debug=debug) as ui:
         from drsn_edge.errors import UsageError
+        from drsn_edge.extras import require as require_package
         from drsn_edge.files import check_output
         from drsn_edge.pipeline.sweep import SweepOptions
         from drsn_edge.pipeline.verify import judge_again, verify
@@ -62,6 +65,7 @@ def command(
             )
         if report is not None:
             check_output(report, force=force)
+            require_package("matplotlib", purpose="the report")
         if saved is not None:
             result = judge_again(saved, gate=tolerance)
         else:
@@ -81,10 +85,10 @@ def command(
         ui.notices(result.notes)
         from drsn_edge.cli.tables import parity_table
 
-        ui.show(result.to_json(), lambda console: parity_table(console, result))
         if report is not None:
             from drsn_edge.pipeline.reporting import write_parity_report
 
             write_parity_report(report, result, bundle=bundle)
+        ui.show(result.to_json(), lambda console: parity_table(console, result))
         if not result.passed:
             raise typer.Exit(5)

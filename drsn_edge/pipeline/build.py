@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from drsn_edge.exporters.trt_engine import (
     EngineOptions,
     build_engine,
     builder_choice,
+    check_targets,
+    load_builder,
     sidecar,
     wanted_graph,
 )
@@ -51,10 +54,17 @@ class EngineRecord:
 
 @dataclass(frozen=True)
 class BuildResult:
-    """What `build` did."""
+    """What `build` did.
+
+    Attributes:
+        bundle: The folder.
+        engines: Built and added.
+        planned: What a dry run would have built, one line for people each.
+    """
 
     bundle: Path
     engines: tuple[EngineRecord, ...]
+    planned: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -62,6 +72,7 @@ class BuildResult:
             "format_version": 1,
             "bundle": str(self.bundle),
             "engines": [{"key": e.key, "file": e.file, "size": e.size, "info": e.info} for e in self.engines],
+            "planned": list(self.planned),
         }
 
 
@@ -96,33 +107,89 @@ def build(
         BuildError: The builder failed, or built something else than was asked.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    chosen = builder_choice(backend, targets=tuple(targets))
+    plan = plan_build(
+        precisions,
+        backend=backend,
+        targets=targets,
+        max_batch=max_batch,
+        opt_batch=opt_batch,
+        workspace_mb=workspace_mb,
+    )
+    for item in plan:
+        if item.graph not in opened.files:
+            raise UsageError(
+                f"the bundle holds no {item.options.precision} graph",
+                got=f"{item.options.precision}, which needs {item.graph}",
+                expected=", ".join(opened.precisions),
+                hint="export again with --calibrate DATASET" if item.options.precision == "int8" else "export again",
+            )
+    if dry_run:
+        return BuildResult(opened.path, (), tuple(item.summary for item in plan))
     records: list[EngineRecord] = []
-    for precision in precisions:
-        options = EngineOptions(
+    for item in plan:
+        data = opened.read(item.graph)
+        expected = _expected(opened, item.options.precision)
+        made = build_engine(data, options=item.options, expected=expected, progress=progress)
+        record, files = _record(made, item.graph, sha256_bytes(data))
+        opened = opened.update(files)
+        records.append(record)
+    return BuildResult(opened.path, tuple(records))
+
+
+@dataclass(frozen=True)
+class PlannedEngine:
+    """One engine that is going to be built: how, from which of the bundle's graphs."""
+
+    options: EngineOptions
+    graph: str
+    version: str
+
+    @property
+    def summary(self) -> str:
+        """One line for people."""
+        targets = ", ".join(self.options.targets) or "every GPU that it knows"
+        if self.options.backend == "tensorrt":
+            targets = "the GPU of this machine"
+        return f"{self.options.precision} from {self.graph} with {self.options.backend} {self.version} for {targets}"
+
+
+def plan_build(
+    precisions: Sequence[str],
+    *,
+    backend: str = "auto",
+    targets: Sequence[str] = (),
+    max_batch: int = 256,
+    opt_batch: int = 16,
+    workspace_mb: int = 1024,
+) -> tuple[PlannedEngine, ...]:
+    """Everything about a build that can be refused without a graph.
+
+    Raises:
+        UsageError: No precision, an unknown one, or a target that the builder does not have.
+        MissingDependency, MissingDevice: No builder here.
+    """
+    if not precisions:
+        raise UsageError("there is no engine to build", got="no precision", expected="fp32, fp16, int8, or several")
+    wanted = [
+        EngineOptions(
             precision=precision,  # type: ignore[arg-type]  # checked by EngineOptions
-            backend=chosen,
+            backend=backend,  # type: ignore[arg-type]  # checked by EngineOptions
             targets=tuple(targets),
             max_batch=max_batch,
             opt_batch=min(opt_batch, max_batch),
             workspace_mb=workspace_mb,
         )
-        graph = wanted_graph(options)
-        if graph not in opened.files:
-            raise UsageError(
-                f"the bundle holds no {precision} graph",
-                got=precision,
-                expected=", ".join(opened.precisions),
-                hint="export again with --calibrate DATASET" if precision == "int8" else "export again",
-            )
-        if dry_run:
-            continue
-        data = opened.read(graph)
-        made = build_engine(data, options=options, expected=_expected(opened, precision), progress=progress)
-        record, files = _record(made, graph, sha256_bytes(data))
-        opened = opened.update(files)
-        records.append(record)
-    return BuildResult(opened.path, tuple(records))
+        for precision in dict.fromkeys(precisions)
+    ]
+    chosen = builder_choice(backend, targets=tuple(targets))
+    plan = []
+    for options in wanted:
+        resolved = dataclasses.replace(options, backend=chosen)
+        trt = load_builder(resolved)
+        if chosen == "rtx":
+            check_targets(trt, resolved.targets)
+        plan.append(PlannedEngine(resolved, wanted_graph(resolved, trt=trt), str(trt.__version__)))
+    return tuple(plan)
 
 
 def _expected(bundle: Bundle, precision: str) -> dict[str, Any] | None:

@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 from drsn_edge._version import __version__
 from drsn_edge.bundle import Bundle
-from drsn_edge.errors import InputError
 from drsn_edge.extras import EXTRAS, available, install_hint
 from drsn_edge.runtime.plan import read_plan_header
 from drsn_edge.runtime.preflight import Here, describe_here, preflight
@@ -58,7 +57,7 @@ def doctor(bundle: Path | str | None = None) -> tuple[Finding, ...]:
     """Look at this machine, and at what a bundle needs.
 
     Raises:
-        InputError: `bundle` is none.
+        InputError: `bundle` is none, or damaged.
     """
     findings = [
         Finding("drsn-edge", "ok", __version__),
@@ -119,20 +118,22 @@ def _packages() -> list[Finding]:
 
 def _bundle(path: Path, here: Here) -> list[Finding]:
     bundle = Bundle.open(path)
-    findings: list[Finding] = []
-    try:
-        bundle.check()
-        findings.append(Finding("bundle", "ok", f"{len(bundle.files)} files, all as listed; sha256 {bundle.digest}"))
-    except InputError as error:
-        findings.append(Finding("bundle", "problem", f"{error.what}: {error.got}", error.hint or "copy it again"))
-        return findings
+    bundle.check()
+    findings = [Finding("bundle", "ok", f"{len(bundle.files)} files, all as listed; sha256 {bundle.digest}")]
     engines = bundle.engines()
     if not engines:
         findings.append(Finding("engine", "missing", "the bundle holds none", f"drsn-edge build {path}"))
-    for key, plan in engines.items():
-        info = bundle.read_json(f"engines/{key}/engine.json")
-        reasons = preflight(read_plan_header(bundle.file(plan)), info, here)
-        level: Level = "problem" if reasons and here.device.device is not None else ("missing" if reasons else "ok")
-        found = "; ".join(reasons) or f"{info['precision']} for {', '.join(info['targets'])}: fits this machine"
-        findings.append(Finding(f"engine {key}", level, found, f"drsn-edge build {path}" if reasons else ""))
+    reasons = {
+        key: preflight(read_plan_header(bundle.file(plan)), bundle.read_json(f"engines/{key}/engine.json"), here)
+        for key, plan in engines.items()
+    }
+    # A bundle may hold an engine for each of several devices: one that fits is enough.
+    misfit: Level = "missing" if not all(reasons.values()) else "problem"
+    for key, found in reasons.items():
+        if not found:
+            findings.append(Finding(f"engine {key}", "ok", "fits this machine"))
+        else:
+            # Without a GPU nothing that is built here could run here either.
+            fix = f"drsn-edge build {path}" if here.device.device is not None else "run it on the device it is for"
+            findings.append(Finding(f"engine {key}", misfit, "; ".join(found), fix))
     return findings

@@ -8,57 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from drsn_edge.bundle import Bundle, check_bundle_output, fill_folder
-from drsn_edge.errors import MissingError, UsageError
+from drsn_edge.errors import MissingError
 from drsn_edge.extras import require
 from drsn_edge.files import new_folder
 from drsn_edge.parity.result import ParityResult
 from drsn_edge.pipeline.build import BuildResult, EngineRecord, build
 from drsn_edge.pipeline.data import ModelData, open_data
+from drsn_edge.pipeline.export_options import PRECISIONS, ExportOptions, check_options, planned_engines
 from drsn_edge.pipeline.sources import Source, load_source
 from drsn_edge.pipeline.sweep import SweepOptions
 from drsn_edge.pipeline.verify import verify
 from drsn_edge.progress import SILENT, Progress
 
-PRECISIONS = ("fp32", "fp16", "int8")
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """How a network is exported.
-
-    Attributes:
-        precisions: Graphs to make; fp32 always is.
-        opset: 17 to 21.
-        telemetry: Thresholds and zeroed shares as outputs of every graph.
-        quantize_first: The first convolution in int8 too.
-        method: Range method of the calibration, `auto` tries all on held-out windows.
-        calibration_windows: How many calibrate; half as many more judge the range methods.
-        engines: Precisions of the engines to build; empty for none.
-        backend: `auto`, `tensorrt` or `rtx`.
-        targets: GPUs to build for, as `sm86`.
-        max_batch: Of the engines.
-        report: Write report.html.
-        seed: Of every draw.
-    """
-
-    precisions: tuple[str, ...] = PRECISIONS
-    opset: int = 17
-    telemetry: bool = False
-    quantize_first: bool = False
-    method: str = "auto"
-    calibration_windows: int = 512
-    engines: tuple[str, ...] = ("fp16",)
-    backend: str = "auto"
-    targets: tuple[str, ...] = ()
-    max_batch: int = 256
-    report: bool = True
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, values in (("precision", self.precisions), ("engine precision", self.engines)):
-            unknown = [value for value in values if value not in PRECISIONS]
-            if unknown:
-                raise UsageError(f"unknown {name}", got=unknown[0], expected=", ".join(PRECISIONS))
+__all__ = ["PRECISIONS", "ExportOptions", "ExportResult", "check_export", "export"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,13 +127,13 @@ def check_export(
     loaded, data = _prepare(source, out, calibrate, where, config, weights, options, force=force)
     training = None if data is None else data.windows("train", overlap=True)
     return {
+        "format_version": 1,
         "bundle": str(out),
         "network": loaded.config,
         "contract": loaded.contract.to_json(),
         "labels": list(loaded.labels),
-        "graphs": [name for name in options.precisions if name != "int8" or data is not None],
-        "engines": [name for name in options.engines if name in options.precisions],
-        "targets": list(options.targets),
+        "graphs": [name for name in options.graphs if name != "int8" or data is not None],
+        "engines": [engine.summary for engine in planned_engines(options)],
         "calibration_windows": 0 if training is None else min(options.calibration_windows, len(training)),
     }
 
@@ -190,8 +152,7 @@ def _prepare(
     check_bundle_output(out, force=force)
     require("onnx", "onnx_ir", "onnxscript", purpose="exporting")
     require("onnxruntime", purpose="exporting", extra="host")
-    if calibrate is None and ("int8" in options.engines or options.precisions == ("int8",)):
-        raise _no_data("int8")
+    check_options(options, calibrate=calibrate)
     loaded = load_source(str(source), config=config, weights=weights)
     if calibrate is None:
         return loaded, None
@@ -202,34 +163,24 @@ def _prepare(
     return loaded, data
 
 
-def _no_data(what: str) -> UsageError:
-    return UsageError(
-        f"{what} needs calibration data",
-        got="no --calibrate",
-        expected="--calibrate DATASET, recordings of the kind that the network was trained on",
-        hint="random data would damage every scale without an error; there is no default",
-    )
-
-
 def _engines(
     bundle: Bundle, options: ExportOptions, notes: list[str], progress: Progress
 ) -> tuple[tuple[EngineRecord, ...], Bundle]:
-    """Build what was asked; a builder that is not here is a notice, a target that was named makes it an error."""
-    wanted = [precision for precision in options.engines if precision in bundle.precisions]
-    if not wanted:
+    """Build what was asked; a builder that is not here is a notice, unless an engine was asked for by name."""
+    if not options.wanted_engines:
         return (), bundle
     try:
         result: BuildResult = build(
             bundle,
-            precisions=wanted,
+            precisions=options.wanted_engines,
             backend=options.backend,
             targets=options.targets,
             max_batch=options.max_batch,
             progress=progress,
         )
     except MissingError as error:
-        if options.targets or options.backend != "auto":
+        if options.names_a_builder:
             raise
-        notes.append(f"no engine was built: {error.got or error.what}; {error.hint}")
+        notes.append(f"no engine was built: {error.what}, got: {error.got}; {error.hint}")
         return (), bundle
     return result.engines, Bundle.open(bundle.path)

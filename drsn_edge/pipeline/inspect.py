@@ -42,7 +42,7 @@ def inspect(path: Path | str) -> dict[str, Any]:
         return facts | {"kind": "safetensors", "tensors": _safetensors(target)}
     if target.suffix == ".onnx":
         return facts | _onnx(target)
-    return facts | _engine(target)
+    return facts | _engine(target, facts["sha256"])
 
 
 def _bundle(path: Path) -> dict[str, Any]:
@@ -76,6 +76,13 @@ def _bundle(path: Path) -> dict[str, Any]:
 
 def _run(path: Path) -> dict[str, Any]:
     value = read_json(path / "config.json", what="the run's configuration")
+    missing = [key for key in ("format_version", "network", "contract", "labels") if key not in value]
+    if missing:
+        raise InputError(
+            "this config.json is not that of a run",
+            got=f"{path / 'config.json'} without {', '.join(missing)}",
+            expected="what `drsn-edge train` wrote",
+        )
     return {"kind": "run", "path": str(path)} | value
 
 
@@ -90,9 +97,14 @@ def _safetensors(path: Path) -> dict[str, Any]:
             )
         try:
             header = json.loads(handle.read(size))
-        except ValueError as error:
-            raise InputError("this is no safetensors file", got=f"{path}: {error}", expected="a JSON header") from None
-    return {name: {"dtype": t["dtype"], "shape": t["shape"]} for name, t in header.items() if name != "__metadata__"}
+            tensors = {name: item for name, item in header.items() if name != "__metadata__"}
+            return {name: {"dtype": item["dtype"], "shape": item["shape"]} for name, item in tensors.items()}
+        except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
+            raise InputError(
+                "this is no safetensors file",
+                got=f"{path}: {type(error).__name__}: {error}",
+                expected="a JSON header with dtype and shape of every tensor",
+            ) from None
 
 
 def _onnx(path: Path) -> dict[str, Any]:
@@ -108,7 +120,7 @@ def _onnx(path: Path) -> dict[str, Any]:
         }
 
 
-def _engine(path: Path) -> dict[str, Any]:
+def _engine(path: Path, sha256: str) -> dict[str, Any]:
     header = read_plan_header(path)
     if header.kind == "unknown":
         raise InputError(
@@ -116,11 +128,15 @@ def _engine(path: Path) -> dict[str, Any]:
             hint="an engine of another toolkit may have a header of its own in front of the plan",
         )  # fmt: skip
     sidecar = path.with_name("engine.json")
+    info = read_json(sidecar) if sidecar.is_file() else None
+    listed = (info.get("plan") or {}).get("sha256", sha256) if info is not None else sha256
+    damage = {"file": path.name, "problem": f"{path.name} is not the plan that engine.json describes", "got": sha256}
     return {
         "kind": "engine",
         "backend": header.kind,
         "version": header.version,
         "targets": list(header.targets or ()),
         "notes": list(header.notes),
-        "info": read_json(sidecar) if sidecar.is_file() else None,
+        "info": info,
+        "damaged": [damage] if listed != sha256 else [],
     }

@@ -10,6 +10,7 @@ from typing import Any
 
 from drsn_edge.errors import InputError, UsageError
 from drsn_edge.extras import require
+from drsn_edge.files import read_settings
 from drsn_edge.signals.contract import SignalContract
 from drsn_edge.signals.splits import Split
 
@@ -73,7 +74,7 @@ def _needed(config: Path | None, source: str) -> Path:
         raise UsageError(
             f"{source} does not say what its windows and classes are",
             got="no --config",
-            expected="--config FILE.json with `contract` and `labels` (docs/formats.md)",
+            expected="--config FILE with `contract` and `labels`, in JSON or TOML (docs/formats.md)",
         )
     return config
 
@@ -124,17 +125,19 @@ def _from_class(source: str, config: Path, weights: Path | None) -> Source:
         sys.path.insert(0, str(Path.cwd()))
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:
         raise UsageError(
-            "the model class cannot be imported", got=f"{source}: {error}", expected="an importable module:Class"
-        ) from None
+            "the model class cannot be imported",
+            got=f"{source}: {type(error).__name__}: {error}",
+            expected="an importable module:Class",
+        ) from error
     try:
         network = factory()
     except TypeError as error:
         raise UsageError(
-            "the model class needs arguments", got=f"{source}: {error}", expected="a callable without arguments",
+            "the model class cannot be made", got=f"{source}: {error}", expected="a callable without arguments",
             hint="write a function that makes the model, and name that",
-        ) from None  # fmt: skip
+        ) from error  # fmt: skip
     torch = require("torch", purpose="loading a network")
     if not isinstance(network, torch.nn.Module):
         raise UsageError("this makes no PyTorch module", got=type(network).__name__, expected="a torch.nn.Module")
@@ -188,9 +191,7 @@ def read_config(path: Path) -> tuple[SignalContract, tuple[str, ...]]:
     Raises:
         InputError: Missing or bad fields.
     """
-    from drsn_edge.files import read_json
-
-    value = read_json(path, what="the configuration")
+    value = read_settings(path, what="the configuration")
     if not isinstance(value.get("contract"), dict) or not isinstance(value.get("labels"), list):
         raise InputError(f"{path} lacks contract or labels", got=sorted(value), expected="contract and labels")
     labels = tuple(str(label) for label in value["labels"])

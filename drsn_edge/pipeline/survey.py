@@ -11,7 +11,7 @@ from drsn_edge.signals.splits import PARTS, split
 from drsn_edge.signals.windows import cut
 
 
-def survey(
+def data(
     spec: str,
     *,
     where: Mapping[str, str] | None = None,
@@ -21,7 +21,16 @@ def survey(
     window: int | None = None,
     hop: int | None = None,
 ) -> dict[str, Any]:
-    """Load a data set, split it, count windows.
+    """Load a data set, split it, count windows: what would be trained on, before anything is.
+
+    Args:
+        spec: Name of a data set, see `load_dataset`.
+        where: Only recordings of these groups.
+        protocol: How recordings are split, see `split`.
+        fold: Which group tests, for protocols that leave one out.
+        seed: Of the protocol `random`.
+        window: Samples per window, instead of the data set's own.
+        hop: Samples from window to window in training, instead of the data set's own.
 
     Returns:
         Plain JSON values: recordings, classes, groups, contract, windows per part and class, notes.

@@ -1,0 +1,122 @@
+"""How a network is exported, and what can be refused before any of it is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from drsn_edge.errors import MissingError, UsageError
+from drsn_edge.pipeline.build import PlannedEngine, plan_build
+
+PRECISIONS = ("fp32", "fp16", "int8")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How a network is exported.
+
+    Attributes:
+        precisions: Graphs to make; fp32 always is.
+        opset: 17 to 21.
+        telemetry: Thresholds and zeroed shares as outputs of every graph.
+        quantize_first: The first convolution in int8 too.
+        method: Range method of the calibration, `auto` tries all on held-out windows.
+        calibration_windows: How many calibrate; half as many more judge the range methods.
+        engines: Precisions of the engines to build; empty for none. None: fp16, where such a graph is made.
+        backend: `auto`, `tensorrt` or `rtx`.
+        targets: GPUs to build for, as `sm86`.
+        max_batch: Of the engines.
+        report: Write report.html.
+        seed: Of every draw.
+    """
+
+    precisions: tuple[str, ...] = PRECISIONS
+    opset: int = 17
+    telemetry: bool = False
+    quantize_first: bool = False
+    method: str = "auto"
+    calibration_windows: int = 512
+    engines: tuple[str, ...] | None = None
+    backend: str = "auto"
+    targets: tuple[str, ...] = ()
+    max_batch: int = 256
+    report: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, values in (("precision", self.precisions), ("engine precision", self.engines or ())):
+            unknown = [value for value in values if value not in PRECISIONS]
+            if unknown:
+                raise UsageError(f"unknown {name}", got=unknown[0], expected=", ".join(PRECISIONS))
+        idle = [value for value in self.engines or () if value not in self.graphs]
+        if idle:
+            raise UsageError(
+                "an engine is asked for without its graph",
+                got=f"engine {idle[0]}, graphs {', '.join(self.graphs)}",
+                expected=f"{idle[0]} among the precisions, or no such engine",
+            )
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """Graphs that are asked for, in order; fp32 is always among them."""
+        return tuple(name for name in PRECISIONS if name == "fp32" or name in self.precisions)
+
+    @property
+    def wanted_engines(self) -> tuple[str, ...]:
+        """Engines that are asked for."""
+        if self.engines is not None:
+            return self.engines
+        return ("fp16",) if "fp16" in self.precisions else ()
+
+    @property
+    def names_a_builder(self) -> bool:
+        """Whether engines are asked for in so many words: then a builder that is not here is an error."""
+        return bool(self.targets) or self.backend != "auto" or bool(self.engines)
+
+
+def check_options(options: ExportOptions, *, calibrate: str | None) -> None:
+    """Refuse what would otherwise be refused after minutes of work.
+
+    Args:
+        options: How.
+        calibrate: Name of the calibration data; None for none.
+
+    Raises:
+        UsageError: Options that do not fit together, or that no tool here has.
+        MissingError: The builder that was named is not here.
+    """
+    # int8 among the default's three is left out with a note; int8 by name is not.
+    named = "int8" in options.precisions and options.precisions != PRECISIONS
+    if calibrate is None and (named or "int8" in options.wanted_engines):
+        raise UsageError(
+            "int8 needs calibration data",
+            got="no --calibrate",
+            expected="--calibrate DATASET, recordings of the kind that the network was trained on",
+            hint="random data would damage every scale without an error; there is no default",
+        )
+    from drsn_edge.calibration.calibrate import CalibrationOptions
+    from drsn_edge.exporters.canonical import CanonicalOptions
+
+    CanonicalOptions(opset=options.opset)
+    CalibrationOptions(method=options.method, quantize_first=options.quantize_first)
+    if options.calibration_windows < 1:
+        raise UsageError("nothing would calibrate", got=options.calibration_windows, expected="at least 1 window")
+    planned_engines(options)
+
+
+def planned_engines(options: ExportOptions) -> tuple[PlannedEngine, ...]:
+    """The engines that are going to be built; none where no builder is here and none was named.
+
+    Raises:
+        UsageError: A builder or a target that does not exist.
+        MissingError: The builder that was named is not here.
+    """
+    if not options.wanted_engines:
+        return ()
+    try:
+        return plan_build(
+            options.wanted_engines, backend=options.backend, targets=options.targets, max_batch=options.max_batch
+        )
+    except MissingError:
+        if options.names_a_builder:
+            raise
+        return ()
