@@ -79,7 +79,7 @@ def open_variants(bundle: Bundle, *, engines: bool = True) -> Iterator[Variants]
             if graph_name(precision) in bundle.files
         ]
         if engines:
-            items += [_engine(bundle, key, plan, stack) for key, plan in sorted(bundle.engines().items())]
+            items += _engines(bundle, stack)
         notes = tuple(dict.fromkeys(f"{item.name}: {item.note}" for item in items if item.note))
         yield Variants(tuple(items), notes)
 
@@ -136,9 +136,21 @@ def _onnx(bundle: Bundle, name: str, precision: str, stack: contextlib.ExitStack
     return Variant(name, "onnxruntime", runner, note=note)
 
 
-def _engine(bundle: Bundle, key: str, plan: str, stack: contextlib.ExitStack) -> Variant:
-    info = bundle.read_json(f"engines/{key}/engine.json")
-    name, runner_name = f"engine-{info['precision']}", str(info["runner"])
+def _engines(bundle: Bundle, stack: contextlib.ExitStack) -> list[Variant]:
+    """One for each precision: of engines for several devices, the one that fits this device."""
+    found: dict[str, Variant] = {}
+    for key, plan in sorted(bundle.engines().items()):
+        info = bundle.read_json(f"engines/{key}/engine.json")
+        name = f"engine-{info['precision']}"
+        if name not in found or found[name].runner is None:
+            item = _engine(bundle, name, info, plan, stack)
+            if name not in found or item.runner is not None:
+                found[name] = item
+    return list(found.values())
+
+
+def _engine(bundle: Bundle, name: str, info: dict[str, Any], plan: str, stack: contextlib.ExitStack) -> Variant:
+    runner_name = str(info["runner"])
     here = preflight.describe_here()
     if here.device.device is None:
         return Variant(name, runner_name, None, f"no GPU: {here.device.reason}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drsn_edge.bundle import GOLDEN, SPLIT, Bundle, graph_name
-from drsn_edge.errors import InputError, MissingDevice, UsageError
-from drsn_edge.extras import available
+from drsn_edge.errors import InputError, MissingDependency, MissingDevice, UsageError
+from drsn_edge.extras import available, install_hint
 from drsn_edge.files import read_json
 from drsn_edge.golden import Golden
 from drsn_edge.parity.decision_point import DecisionPoint
@@ -21,7 +21,7 @@ from drsn_edge.parity.ledger import compare
 from drsn_edge.parity.localise import first_divergence
 from drsn_edge.parity.result import Hop, ParityResult
 from drsn_edge.parity.shrinkage import ShrinkageDrift, drift
-from drsn_edge.parity.tolerances import Tolerance, derive
+from drsn_edge.parity.tolerances import FP32_MAX_REL, Tolerance, derive
 from drsn_edge.parity.variants import precision_of
 from drsn_edge.pipeline.data import open_data
 from drsn_edge.pipeline.sweep import SweepOptions, sweep
@@ -58,6 +58,7 @@ def verify(
     Raises:
         HashMismatch: A file of the bundle is not the one that the manifest lists.
         InputError: The bundle or the data cannot be used.
+        MissingDependency: Nothing of the bundle can run here, or nothing that a sweep could be held against.
         MissingDevice: `require="engine"` and an engine could not run.
     """
     if require not in (None, "engine"):
@@ -70,12 +71,19 @@ def verify(
     with open_variants(opened) as variants:
         notes += variants.notes
         with progress.step("golden windows") as step:
-            hops = _hops(opened, golden, variants)
+            hops = (*_hops(opened, golden, variants), *_calibration(opened))
             step.advance()
         with progress.step("thresholds") as step:
             shrinkage = _shrinkage(opened, golden)
             step.advance()
+        _require_something(hops)
+        if require == "engine":
+            _require_engines(hops)
         live = variants["pytorch"].runner is not None
+        if not live:
+            notes.append(f"pytorch: {variants['pytorch'].reason}")
+        if data is not None and not live:
+            _require_reference(variants)
         decisions: tuple[DecisionPoint, ...] = ()
         if data is not None:
             split = Split.from_json(opened.read_json(SPLIT)) if SPLIT in opened.files else None
@@ -94,7 +102,7 @@ def verify(
                 options=_sweep_options(options, training),
                 progress=progress,
             )
-    result = ParityResult(
+    return ParityResult(
         reference="pytorch" if live or data is None else "onnx-fp32",
         hops=hops,
         decisions=decisions,
@@ -102,9 +110,6 @@ def verify(
         notes=tuple(notes),
         gate=judged_by,
     ).judged()
-    if require == "engine":
-        _require_engines(result)
-    return result
 
 
 def judge_again(report: Path, *, gate: Path | None = None) -> ParityResult:
@@ -134,8 +139,30 @@ def _sweep_options(options: SweepOptions | None, training: Mapping[str, Any] | N
     return dataclasses.replace(chosen, noises=trained) if chosen.noises is None and trained else chosen
 
 
-def _require_engines(result: ParityResult) -> None:
-    engines = [hop for hop in result.hops if hop.to.startswith("engine-")]
+def _require_something(hops: Sequence[Hop]) -> None:
+    """A check that ran nothing has found nothing, which is not the same as good."""
+    if all(hop.status == "not_run" for hop in hops):
+        raise MissingDependency(
+            "nothing of this bundle can run here",
+            got="; ".join(dict.fromkeys(f"{hop.to}: {hop.reason}" for hop in hops)),
+            expected="at least ONNX Runtime for its graphs, or the GPU that its engines are for",
+            hint=install_hint("host"),
+        )
+
+
+def _require_reference(variants: Variants) -> None:
+    """Recorded logits are of golden windows: other data need a reference that runs."""
+    if "onnx-fp32" not in variants or variants["onnx-fp32"].runner is None:
+        raise MissingDependency(
+            "other windows than the golden ones need a reference that runs here",
+            got=f"pytorch: {variants['pytorch'].reason}",
+            expected="PyTorch, or ONNX Runtime for the fp32 graph",
+            hint=install_hint("onnxruntime"),
+        )
+
+
+def _require_engines(hops: Sequence[Hop]) -> None:
+    engines = [hop for hop in hops if hop.to.startswith("engine-")]
     idle = [hop for hop in engines if hop.status == "not_run"]
     if idle or not engines:
         raise MissingDevice(
@@ -174,9 +201,7 @@ def _hops(bundle: Bundle, golden: Golden, variants: Variants) -> tuple[Hop, ...]
     single = now.get("onnx-fp32", golden.logits.get("onnx-fp32", pytorch))
     for name in ("onnx-fp16", "onnx-int8"):
         if name in variants:
-            tolerance = derive(
-                "precision", precision_of(name), reference=single, fp64=golden.logits.get("pytorch-fp64", single)
-            )
+            tolerance = derive("precision", precision_of(name), reference=single, fp64=_noise_floor(golden, single))
             add("onnx-fp32", name, single, tolerance)
     for item in variants.items:
         if item.name.startswith("engine-"):
@@ -188,6 +213,27 @@ def _hops(bundle: Bundle, golden: Golden, variants: Variants) -> tuple[Hop, ...]
             tolerance = derive("engine", precision_of(item.name), reference=single, recorded=wanted)
             add(graph, item.name, wanted, tolerance)
     return tuple(hops)
+
+
+def _noise_floor(golden: Golden, single: Logits) -> Logits:
+    """FP64 logits of the network; where it was an ONNX file, which runs in FP32 only, as far off as FP32 may be."""
+    fp64 = golden.logits.get("pytorch-fp64")
+    if fp64 is None or np.array_equal(fp64, golden.logits["pytorch"]):
+        return np.asarray(single + FP32_MAX_REL * np.abs(single).max())
+    return fp64
+
+
+def _calibration(bundle: Bundle) -> tuple[Hop, ...]:
+    """A failed hop where scales, graphs, weights and contract do not belong together, and none where they do."""
+    if not available("onnx") or not available("onnx_ir"):
+        return ()
+    from drsn_edge.calibration.check import check_bundle_calibration
+
+    found = check_bundle_calibration(bundle)
+    if not found:
+        return ()
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    return (Hop("calibration", "onnx-int8", "onnx", "failed", reason=found[0] + more),)
 
 
 def _localise(bundle: Bundle, golden: Golden, precision: str) -> str | None:
