@@ -133,7 +133,7 @@ def _score_interval(rate: float, n: float, quantile: float) -> tuple[float, floa
 
 
 def student_quantile(probability: float, freedom: int) -> float:
-    """Quantile of Student's t: exact for one and two degrees of freedom, else Fisher's expansion (good to 1 %)."""
+    """Quantile of Student's t with a whole number of degrees of freedom, to 1e-7 of it (between 0.001 and 0.999)."""
     if freedom == 1:
         return math.tan(math.pi * (probability - 0.5))
     if freedom == 2:
@@ -145,7 +145,25 @@ def student_quantile(probability: float, freedom: int) -> float:
         (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
         (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
     )  # Abramowitz and Stegun 26.7.5
-    return z + math.fsum(term / freedom**power for power, term in enumerate(terms, start=1))
+    t = z + math.fsum(term / freedom**power for power, term in enumerate(terms, start=1))
+    if freedom <= 60:  # from there on the expansion is exact enough by itself
+        norm = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - 0.5 * math.log(freedom * math.pi)
+        for _ in range(3):
+            density = math.exp(norm - (freedom + 1) / 2 * math.log1p(t * t / freedom))
+            t -= (_student_cdf(t, freedom) - probability) / density
+    return t
+
+
+def _student_cdf(t: float, freedom: int) -> float:
+    """Abramowitz and Stegun 26.7.3 and 26.7.4: a finite sum for a whole number of degrees of freedom."""
+    angle = math.atan(t / math.sqrt(freedom))
+    term = math.cos(angle) if freedom % 2 else 1.0
+    total = 0.0
+    for power in range(freedom % 2, freedom - 1, 2):
+        total += term
+        term *= math.cos(angle) ** 2 * (power + 1) / (power + 2)
+    share = math.sin(angle) * total
+    return 0.5 + ((angle + share) / math.pi if freedom % 2 else share / 2)
 
 
 def mcnemar_exact(b: int, c: int) -> float:
