@@ -134,6 +134,21 @@ def test_nodes_that_are_to_be_kept_stay_single(exported: Fixture) -> None:
         to_half(graph, options=HalfOptions(keep=frozenset({"units.9.conv1/Conv"})))
 
 
+def test_two_readers_share_one_cast(graph: Fixture) -> None:
+    data = graph(
+        [
+            ("Conv", ("window", "w"), ("a",)), ("Conv", ("window", "w"), ("b",)), ("Abs", ("a",), ("c",)),
+            ("GlobalAveragePool", ("a",), ("d",)), ("Mul", ("c", "d"), ("e",)), ("Add", ("e", "b"), ("logits",)),
+        ],
+        inputs={"window": ("batch", 1, 8)}, outputs={"logits": ("batch", 2, 6)},
+        constants={"w": np.ones((2, 1, 3), np.float32)},
+    )  # fmt: skip
+    model = parse(onnx.shape_inference.infer_shapes(onnx.load_from_string(data)).SerializeToString())
+    half = to_half(CanonicalGraph(model, ()))
+    casts = Counter(node.inputs[0].name for node in half.model.graph if node.op_type == "Cast" and node.inputs[0])
+    assert (casts["window"], casts["a"]) == (1, 1)
+
+
 def test_casts_of_the_graphs_own_keep_their_type(graph: Fixture, run_onnx: Fixture) -> None:
     kinds = onnx.TensorProto
     data = graph(
@@ -168,18 +183,18 @@ def test_what_to_half_promises_is_checked(exported: Fixture, monkeypatch: pytest
 
 
 def test_emulation_rounds_as_numpys_half_does(graph: Fixture, run_onnx: Fixture) -> None:
-    kinds = onnx.TensorProto
+    kinds, c = onnx.TensorProto, np.asarray([3.3, -0.7, 1.1, 0.3], np.float16)
     data = graph(
         [
             ("Cast", ("x",), ("h",), {"to": kinds.FLOAT16}), ("Mul", ("h", "c"), ("m",)), ("Add", ("m", "h"), ("a",)),
             ("Div", ("a", "c"), ("d",)), ("Neg", ("d",), ("n",)), ("Max", ("n", "h"), ("k",)),
             ("Sub", ("k", "d"), ("s",)), ("Cast", ("s",), ("out",), {"to": kinds.FLOAT}),
         ],
-        inputs={"x": ("batch", 4)}, outputs={"out": ("batch", 4)}, constants={"c": np.asarray([3.3, -0.7, 1.1, 0.3], np.float16)},
+        inputs={"x": ("batch", 4)}, outputs={"out": ("batch", 4)}, constants={"c": c},
     )  # fmt: skip
     data = onnx.shape_inference.infer_shapes(onnx.load_from_string(data)).SerializeToString()
     x = np.random.default_rng(0).normal(0, 50, (64, 4)).astype(np.float32)
-    c, h = np.asarray([3.3, -0.7, 1.1, 0.3], np.float16), x.astype(np.float16)
+    h = x.astype(np.float16)
     d = (h * c + h) / c
     wanted = (np.maximum(-d, h) - d).astype(np.float32)
     shown = emulated(data)
