@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +14,11 @@ from numpy.typing import NDArray
 from drsn_edge._version import __version__
 from drsn_edge.calibration.collect import observe
 from drsn_edge.calibration.contract import Bindings, Calibration, digest
-from drsn_edge.calibration.observers import LEVELS, METHODS, RangeObserver
-from drsn_edge.calibration.plan import PrecisionPlan, make_plan
+from drsn_edge.calibration.observers import METHODS, RangeObserver, scale_of
+from drsn_edge.calibration.plan import PrecisionPlan, fit, make_plan
 from drsn_edge.calibration.quantize import quantize
-from drsn_edge.calibration.windows import NoisyWindows, refuse, refuse_unrelated
-from drsn_edge.errors import UsageError
+from drsn_edge.calibration.windows import MINIMUM_HELD_OUT, NoisyWindows, refuse, refuse_unrelated
+from drsn_edge.errors import InputError, UsageError
 from drsn_edge.exporters.canonical import CanonicalGraph
 from drsn_edge.exporters.precision import with_probes
 from drsn_edge.parity.shrinkage import drift
@@ -45,7 +46,7 @@ class CalibrationOptions:
         method: `auto` tries every method on held-out windows; or one of `min-max`, `percentile`, `mse`, `entropy`.
         percentile: For `percentile` alone.
         quantize_first: The first convolution too.
-        plan: Instead of the default plan.
+        plan: Instead of the default plan; one that was edited is brought in line with the graph (`plan.fit`).
     """
 
     method: str = "auto"
@@ -86,15 +87,16 @@ def calibrate(
         progress: Where steps go.
 
     Raises:
-        InputError: The data cannot calibrate this network.
+        InputError: The data cannot calibrate this network, or the plan is none for it.
     """
     options = options or CalibrationOptions()
+    plan = make_plan(graph, quantize_first=options.quantize_first) if options.plan is None else fit(options.plan, graph)
     refuse(data.windows)
+    refuse(held_out.windows, what="the held-out data", minimum=MINIMUM_HELD_OUT)
     reference_bytes = graph.to_bytes()
     with OnnxRuntimeRunner(reference_bytes) as runner:
         logits = run_batched(runner, data.windows.x)["logits"]
     refuse_unrelated(logits, data.windows.y)
-    plan = options.plan or make_plan(graph, quantize_first=options.quantize_first)
     tensors = {layer.layer: layer.tensor for layer in plan.int8}
     observers = observe(
         reference_bytes,
@@ -114,8 +116,13 @@ def calibrate(
             if best is None or trials[name] < best[0]:
                 best = (trials[name], name, scales)
             step.advance(note=name)
-    if best is None:
-        raise UsageError("no range method was tried", got=chosen, expected="at least one")
+    if best is None or not math.isfinite(best[0]):
+        raise InputError(
+            "no range method gives a quantized network that works",
+            got=", ".join(f"{name}: {cost}" for name, cost in trials.items()),
+            expected="finite logits on the held-out windows",
+            hint="look for windows that are out of all proportion, or keep layers in fp16 by a plan",
+        )
     return Calibration(
         method=best[1],
         scales=best[2],
@@ -142,11 +149,7 @@ def tool_versions() -> dict[str, str]:
 def _scales(
     tensors: Mapping[str, str], observers: Mapping[str, RangeObserver], method: str, percentile: float
 ) -> dict[str, float]:
-    # Rounded to float32 here: the file holds float32, and the contract must hold the very same number.
-    return {
-        layer: float(np.float32(observers[tensor].amax(method, percentile=percentile) / LEVELS))
-        for layer, tensor in tensors.items()
-    }
+    return {layer: scale_of(observers[tensor].amax(method, percentile=percentile)) for layer, tensor in tensors.items()}
 
 
 class _Judge:
@@ -161,12 +164,17 @@ class _Judge:
             return run_batched(runner, self.windows, batch=32)
 
     def cost(self, scales: Mapping[str, float]) -> float:
-        """Relative error of the thresholds + share of dead-zone flips, both mean over units, + that of the logits."""
+        """Relative error of the thresholds + share of dead-zone flips, both mean over units, + that of the logits.
+
+        Infinite where the logits are not finite.
+        """
         found = self._run(quantize(self.graph, plan=self.plan, scales=scales, glue="fp32").to_bytes())
         wanted = self.reference["logits"].astype(np.float64)
+        if not np.isfinite(found["logits"]).all():
+            return math.inf
         spread = float(np.sqrt(np.mean((wanted - wanted.mean(axis=1, keepdims=True)) ** 2)))
         logits = float(np.sqrt(np.mean((found["logits"] - wanted) ** 2))) / max(spread, 1e-12)
-        units = drift(self.reference, found, "onnx-int8")
-        if not units:
+        if not self.graph.units:
             return logits
+        units = drift(self.reference, found, "onnx-int8")
         return logits + float(np.mean([unit.tau_relative_error + (unit.dead_zone_flips or 0.0) for unit in units]))

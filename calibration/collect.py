@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from drsn_edge.calibration.observers import RangeObserver
 from drsn_edge.errors import InputError
-from drsn_edge.exporters.canonical import parse, serialise
+from drsn_edge.exporters.canonical import INPUT, parse, serialise
 from drsn_edge.progress import SILENT, Progress
 from drsn_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
 
@@ -19,14 +19,14 @@ def tap(data: bytes, tensors: Sequence[str]) -> bytes:
     """The file of a graph with inner tensors as further outputs.
 
     Raises:
-        InputError: A tensor that the graph does not have.
+        InputError: A tensor that the graph does not compute.
     """
     model = parse(data)
     values = {value.name: value for node in model.graph for value in node.outputs}
     for name in tensors:
         if name not in values:
             raise InputError(
-                "the graph has no such tensor", got=name, expected="a tensor of this graph",
+                "the graph has no such tensor", got=name or "no name", expected="a tensor that this graph computes",
                 hint="make the plan from the graph that it is for",
             )  # fmt: skip
         value = values[name]
@@ -52,20 +52,24 @@ def observe(
     Args:
         data: FP32 graph.
         windows: `[N, C, ...]` raw.
-        tensors: Names of the values to watch.
+        tensors: Names of the values to watch; the graph's input may be among them.
         batch: Windows per run.
         progress: Where steps go.
+
+    Raises:
+        InputError: A tensor that the graph does not have, or one that is not finite.
     """
     observers = {name: RangeObserver() for name in tensors}
-    wanted = list(dict.fromkeys(tensors))
+    # A network without standardisation reads its input with a convolution at once; an input is no output.
+    inner = [name for name in observers if name != INPUT]
     with (
-        OnnxRuntimeRunner(tap(data, wanted)) as runner,
+        OnnxRuntimeRunner(tap(data, inner)) as runner,
         progress.step("calibration", total=len(windows)) as step,
     ):
         for start in range(0, len(windows), batch):
             piece = windows[start : start + batch]
-            outputs = runner.run({"window": piece})
-            for name in wanted:
-                observers[name].update(outputs[name])
+            values = {INPUT: piece, **runner.run({INPUT: piece})}
+            for name, observer in observers.items():
+                observer.update(values[name], name=name)
             step.advance(len(piece))
     return observers

@@ -49,7 +49,7 @@ class Calibration:
         plan: The precision plan.
         bindings: What the scales belong to.
         windows: Calibration windows seen.
-        trials: Cost of each method tried on the held-out windows.
+        trials: Cost of each method tried on the held-out windows; infinite (null in JSON) where logits were not finite.
     """
 
     method: str
@@ -79,6 +79,8 @@ class Calibration:
         Raises:
             InputError: Another format, a broken seal, or values that cannot be scales.
         """
+        if not isinstance(value, Mapping):
+            raise InputError("this is no calibration", got=type(value).__name__, expected="a JSON object")
         body = {key: item for key, item in value.items() if key != "seal"}
         if body.get("format_version") != FORMAT_VERSION:
             raise InputError(
@@ -99,13 +101,18 @@ class Calibration:
                 plan=plan,
                 bindings=Bindings(**body["bindings"]),
                 windows=int(body["windows"]),
-                trials={str(name): float(cost) for name, cost in body["trials"].items()},
+                trials={str(name): math.inf if cost is None else float(cost) for name, cost in body["trials"].items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError("the calibration has the wrong fields", got=error, expected="those of to_json") from None
         bad = [f"{name}: {scale}" for name, scale in calibration.scales.items() if not (0 < scale < math.inf)]
         if bad:
             raise InputError("the calibration holds a scale that is none", got=bad[0], expected="a positive number")
+        odd = sorted({layer.layer for layer in plan.int8} ^ {*calibration.scales})
+        if odd:
+            raise InputError(
+                "the calibration has other layers than its plan", got=", ".join(odd), expected="a scale per int8 layer"
+            )
         if calibration.bindings.plan != digest(plan.to_json()):
             raise InputError(
                 "the calibration belongs to another plan",
@@ -114,21 +121,40 @@ class Calibration:
             )
         return calibration
 
-    def check(self, *, weights: str, contract: Mapping[str, Any]) -> None:
+    def check(
+        self, *, weights: str, contract: Mapping[str, Any], plan: PrecisionPlan | None = None, data: str | None = None
+    ) -> None:
         """Refuse scales that were measured for something else.
+
+        Args:
+            weights: SHA-256 of the weights that they are to be used with.
+            contract: The signal contract as JSON.
+            plan: The precision plan, where another than the calibration's own is to be used.
+            data: Fingerprint of the calibration windows, where these are at hand.
 
         Raises:
             InputError: What differs.
         """
-        current = {"weights": weights, "contract": digest(contract)}
-        for name, found in current.items():
-            bound = getattr(self.bindings, name)
-            if bound != found:
-                raise InputError(
-                    f"the calibration belongs to other {name}"
-                    if name == "weights"
-                    else f"the calibration belongs to another {name}",
-                    got=f"{name} {found}",
-                    expected=f"{name} {bound}",
-                    hint="calibrate again: export with --calibrate DATASET",
-                )
+        differences = self.differences(weights=weights, contract=contract, plan=plan, data=data)
+        if differences:
+            what, got, expected = differences[0]
+            raise InputError(
+                f"the calibration belongs to {what}", got=got, expected=expected,
+                hint="calibrate again: export with --calibrate DATASET",
+            )  # fmt: skip
+
+    def differences(
+        self, *, weights: str, contract: Mapping[str, Any], plan: PrecisionPlan | None = None, data: str | None = None
+    ) -> list[tuple[str, str, str]]:
+        """What `check` would refuse: `other weights`, what there is, what the scales were measured on."""
+        bound = self.bindings
+        pairs = {
+            "other weights": (weights, bound.weights),
+            "another signal contract": (digest(contract), bound.contract),
+            "other data": (bound.data if data is None else data, bound.data),
+        }
+        found = [(what, f"sha256 {here}", f"sha256 {there}") for what, (here, there) in pairs.items() if here != there]
+        if plan is not None and digest(plan.to_json()) != bound.plan:
+            rows = plan.differences(self.plan) or ["the reasons of its rows"]
+            found.append(("another precision plan", "; ".join(rows), "the plan that the scales were measured with"))
+        return found

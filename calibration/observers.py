@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -14,48 +16,65 @@ METHODS: tuple[str, ...] = get_args(Method)
 
 # Symmetric int8 with zero-point 0: levels 0 to 127 on either side.
 LEVELS = 127
-_BINS = 4096
+_BINS = 1 << 14
+# The entropy search compares shapes and wants filled bins; TensorRT's calibrator uses 2048 of them.
+_MERGED = 8
+# Values below 2**-100 are counted as if they were zero: no float32 scale could tell them apart.
+_LOWEST_EXPONENT = -100
+# Of a scale. Builders multiply and divide scales by each other: a product of two must not underflow in float32.
+_SMALLEST_SCALE = 1e-18
+# Amplitudes that the searches try, as shares of the largest magnitude.
+_SHARES = np.linspace(0.05, 1.0, 96, dtype=np.float64)
 
 
 class RangeObserver:
     """A histogram of magnitudes that doubles its range when it must.
 
-    Doubling merges bins in pairs, so nothing is kept but the counts and the largest magnitude. Range estimates are
-    amplitudes `amax`; the scale is `amax / 127`.
+    The range is a power of two and doubling merges bins in pairs, so what is kept depends on the values alone, not on
+    their order or on how they were cut into batches. Zeros, half of what a ReLU leaves, are counted apart: every scale
+    represents them exactly. Range estimates are amplitudes `amax`; `scale_of` makes a scale of one.
     """
 
-    def __init__(self, bins: int = _BINS) -> None:
-        self.counts: NDArray[np.int64] = np.zeros(bins, np.int64)
-        self.limit = 0.0
+    def __init__(self) -> None:
+        self.counts: NDArray[np.int64] = np.zeros(_BINS, np.int64)
+        self.zeros = 0
         self.largest = 0.0
+        self._exponent: int | None = None
 
-    def update(self, values: NDArray[Any]) -> None:
+    @property
+    def limit(self) -> float:
+        """Upper end of the histogram, above every value seen; 0 when there were only zeros."""
+        return 0.0 if self._exponent is None else math.ldexp(1.0, self._exponent)
+
+    def update(self, values: NDArray[Any], *, name: str = "a tensor") -> None:
         """Add a batch of values of any shape.
 
         Raises:
-            InputError: NaN or infinity among them.
+            InputError: NaN or infinity among them; `name` says of what.
         """
-        magnitude = np.abs(values, dtype=np.float32).ravel()
+        magnitude = np.abs(values.astype(np.float32, copy=False)).ravel()
         top = float(magnitude.max(initial=0.0))
-        if not np.isfinite(top):
+        if not math.isfinite(top):
             raise InputError(
-                "a tensor is not finite during calibration", got=top, expected="finite values",
+                f"{name} is not finite during calibration", got=top, expected="finite values",
                 hint="the windows or the network are damaged",
             )  # fmt: skip
-        self.largest = max(self.largest, top)
-        if top == 0.0:
-            self.counts[0] += magnitude.size
+        nonzero = int(np.count_nonzero(magnitude))
+        self.zeros += magnitude.size - nonzero
+        if nonzero == 0:
             return
-        if self.limit == 0.0:
-            self.limit = top
-        while top > self.limit:
-            self.counts = np.concatenate(
-                [self.counts.reshape(-1, 2).sum(axis=1), np.zeros(len(self.counts) // 2, np.int64)]
-            )
-            self.limit *= 2
-        index = (magnitude * np.float32(len(self.counts) / self.limit)).astype(np.int32)
-        np.minimum(index, len(self.counts) - 1, out=index)
-        self.counts += np.bincount(index, minlength=len(self.counts))
+        self.largest = max(self.largest, top)
+        exponent = max(math.frexp(top)[1], _LOWEST_EXPONENT)  # top < 2**exponent
+        if self._exponent is None:
+            self._exponent = exponent
+        while exponent > self._exponent:
+            merged = self.counts.reshape(-1, 2).sum(axis=1)
+            self.counts = np.concatenate([merged, np.zeros_like(merged)])
+            self._exponent += 1
+        # A power of two: the product is exact, and a value falls into the same bin whenever it comes.
+        index = (magnitude * np.float32(math.ldexp(_BINS, -self._exponent))).astype(np.int32)
+        self.counts += np.bincount(index, minlength=_BINS)
+        self.counts[0] -= magnitude.size - nonzero
 
     def amax(self, method: str, *, percentile: float = 99.99) -> float:
         """The amplitude that int8 level 127 stands for.
@@ -63,7 +82,7 @@ class RangeObserver:
         Args:
             method: `min-max`, `percentile`, `mse` (least squared error of rounding and clipping together) or `entropy`
                 (least Kullback-Leibler divergence, as TensorRT's and ONNX Runtime's calibrators search it).
-            percentile: Share of values not clipped, in percent.
+            percentile: Share of the values other than zero that are not clipped, in percent.
 
         Raises:
             UsageError: Unknown method.
@@ -71,45 +90,37 @@ class RangeObserver:
         if method not in METHODS:
             raise UsageError("unknown range method", got=method, expected=", ".join(METHODS))
         if self.limit == 0.0:
-            # Nothing but zeros passed: any positive scale represents them, and a scale must not be zero.
-            return 1.0
+            return 1.0  # nothing but zeros passed: any positive range represents them
         if method == "min-max":
             return self.largest
         if method == "percentile":
             return self._percentile(percentile)
-        return self._best(self._mse if method == "mse" else self._divergence)
+        return self._best(self._squared_error if method == "mse" else self._divergence)
 
     def _percentile(self, percentile: float) -> float:
         below = np.cumsum(self.counts)
         index = int(np.searchsorted(below, below[-1] * percentile / 100))
-        return min((index + 1) * self.limit / len(self.counts), self.largest)
+        return min((index + 1) * self.limit / _BINS, self.largest)
 
-    def _candidates(self) -> NDArray[np.float64]:
-        return np.linspace(0.1, 1.0, 91, dtype=np.float64) * self.largest
-
-    def _best(self, cost: Any) -> float:
-        candidates = self._candidates()
+    def _best(self, cost: Callable[[float], float]) -> float:
+        candidates = _SHARES * self.largest
         return float(candidates[int(np.argmin([cost(float(value)) for value in candidates]))])
 
-    def _centres(self) -> NDArray[np.float64]:
-        step = np.float64(self.limit / len(self.counts))
-        centres: NDArray[np.float64] = (np.arange(len(self.counts), dtype=np.float64) + 0.5) * step
-        return centres
-
-    def _mse(self, amax: float) -> float:
-        centres = self._centres()
+    def _squared_error(self, amax: float) -> float:
+        centres = (np.arange(_BINS) + 0.5) * (self.limit / _BINS)
         scale = amax / LEVELS
         error = centres - np.minimum(np.rint(centres / scale), LEVELS) * scale
         return float(np.dot(self.counts, error * error))
 
     def _divergence(self, amax: float) -> float:
-        kept = max(round(amax / self.limit * len(self.counts)), LEVELS + 1)
-        kept = min(kept, len(self.counts))
-        reference = self.counts[:kept].astype(np.float64)
-        reference[-1] += self.counts[kept:].sum()
-        level = np.minimum((np.arange(kept) * (LEVELS + 1)) // kept, LEVELS)
-        filled = self.counts[:kept] > 0
-        total = np.bincount(level, weights=self.counts[:kept], minlength=LEVELS + 1)
+        counts = self.counts.reshape(-1, _MERGED).sum(axis=1)
+        kept = min(max(round(amax / self.limit * len(counts)), LEVELS + 1), len(counts))
+        reference = counts[:kept].astype(np.float64)
+        # What would be clipped is part of the distribution that is wanted, and no part of the one that is had.
+        reference[-1] += counts[kept:].sum()
+        level = np.arange(kept) * (LEVELS + 1) // kept
+        filled = counts[:kept] > 0
+        total = np.bincount(level, weights=counts[:kept], minlength=LEVELS + 1)
         size = np.bincount(level, weights=filled, minlength=LEVELS + 1)
         spread = np.where(filled, total[level] / np.maximum(size[level], 1), 0.0)
         p, q = reference / reference.sum(), spread / max(spread.sum(), 1.0)
@@ -119,10 +130,20 @@ class RangeObserver:
         return float(np.sum(p[used] * np.log(p[used] / np.maximum(q[used], floor))))
 
 
+def scale_of(amax: float) -> float:
+    """The scale of an amplitude, a float32 number: the file holds float32, and a contract must hold the very same."""
+    return float(np.float32(max(amax / LEVELS, _SMALLEST_SCALE)))
+
+
 def weight_scales(weight: NDArray[Any]) -> NDArray[np.float32]:
-    """Scale per output channel (axis 0); positive even for a channel of zeros."""
+    """Scale per output channel (axis 0); 1 for a channel of zeros, which any scale represents."""
     amax = np.abs(weight.astype(np.float32)).reshape(len(weight), -1).max(axis=1)
-    scales: NDArray[np.float32] = np.maximum(amax, np.finfo(np.float32).tiny * LEVELS).astype(np.float32) / np.float32(
-        LEVELS
-    )
-    return scales
+    scales = np.where(amax > 0, np.maximum(amax / np.float32(LEVELS), np.float32(_SMALLEST_SCALE)), np.float32(1))
+    return scales.astype(np.float32)
+
+
+def round_weights(weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The weights that their int8 integers stand for: `scale * round(weight / scale)`, half to even."""
+    scales = weight_scales(weight).reshape(-1, *[1] * (weight.ndim - 1))
+    integers: NDArray[np.float32] = np.clip(np.rint(weight / scales), -LEVELS, LEVELS)
+    return integers * scales

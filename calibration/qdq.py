@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
-from drsn_edge.calibration.observers import weight_scales
+from drsn_edge.calibration.observers import round_weights, weight_scales
 from drsn_edge.exporters.graph_tools import constant, consumers, emit, graph_of, initializer
 
 
@@ -17,7 +18,8 @@ class QuantizePass(ir.passes.InPlacePass):
     Given:  convolutions in FP32 with constant weights (in a typed FP16 graph: kept FP32 by `HalfPrecisionPass`).
     Result: 1. input: QuantizeLinear, DequantizeLinear, one scale; pairs are shared by convolutions of one input,
             2. weights: float, QuantizeLinear, DequantizeLinear, a scale per output channel (TensorRT 8.x reads no int8
-               constants), rounded here so that no reader rounds otherwise,
+               constants), rounded to their integers here: a reader that multiplies by 1/scale, where ONNX divides by
+               the scale, cannot round them otherwise,
             3. zero-points are explicit int8 zeros (8.x demands the third input), scales are FP32 constants (8.x reads
                them through a float pointer whatever their type), the bias stays float,
             4. `kernel_shape` is written (before 10.4 nothing else tells the kernel when weights are computed),
@@ -70,6 +72,9 @@ class QuantizePass(ir.passes.InPlacePass):
         weight = constant(value)
         if value is None or weight is None or weight.dtype != np.float32:
             raise ir.passes.PreconditionError(f"the weights of {node.name} are not FP32 constants")
+        if not np.isfinite(weight).all():
+            raise ir.passes.PreconditionError(f"the weights of {node.name} are not finite")
+        value = _rounded(graph, value, weight)
         scales = weight_scales(weight)
         step = initializer(graph, f"{value.name}_scale", scales)
         zero = initializer(graph, f"{value.name}_zero_point", np.zeros(len(scales), np.int8))
@@ -83,6 +88,15 @@ class QuantizePass(ir.passes.InPlacePass):
         )  # fmt: skip
         node.replace_input_with(1, restored)
         node.attributes["kernel_shape"] = ir.AttrInt64s("kernel_shape", list(weight.shape[2:]))
+
+
+def _rounded(graph: ir.Graph, value: ir.Value, weight: NDArray[np.float32]) -> ir.Value:
+    """The constant with rounded weights; a new one where others read it too."""
+    rounded = round_weights(weight)
+    if len(value.uses()) > 1 or not value.is_initializer():
+        return initializer(graph, f"{value.name}.rounded", rounded)
+    value.const_value = ir.tensor(rounded, name=value.name)
+    return value
 
 
 def _scale(node: ir.Node) -> np.float32:

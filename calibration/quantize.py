@@ -7,12 +7,12 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from drsn_edge.calibration.plan import PrecisionPlan
+from drsn_edge.calibration.plan import PrecisionPlan, fit
 from drsn_edge.calibration.qdq import QuantizePass
 from drsn_edge.errors import InputError
-from drsn_edge.exporters.canonical import CanonicalGraph
+from drsn_edge.exporters.canonical import CanonicalGraph, ensure_promises
 from drsn_edge.exporters.precision import HalfOptions, to_half
-from drsn_edge.exporters.units import find_units
+from drsn_edge.exporters.units import ShrinkageUnit, find_units
 
 
 def quantize(
@@ -33,40 +33,63 @@ def quantize(
     Raises:
         InputError: Plan, scales and graph do not fit together; a threshold branch is to be quantized.
     """
+    plan = fit(plan, graph)
     int8 = [layer.layer for layer in plan.int8]
-    _ensure_consistent(graph, plan, scales)
+    _ensure_scales(int8, scales)
     if glue == "fp16":
-        single = {layer.layer for layer in plan.layers if layer.precision == "fp32"}
-        copy = to_half(graph, options=HalfOptions(keep=frozenset(int8) | single))
+        copy = to_half(graph, options=HalfOptions(keep=frozenset(int8) | _single(plan, graph)))
     else:
         copy = graph.clone()
     try:
         QuantizePass({name: scales[name] for name in int8})(copy.model)
     except (ir.passes.PassError, ir.passes.InvariantError) as error:  # one is not the other's base
         raise InputError(
-            "the graph cannot be quantized by this plan", got=error.__cause__ or error, expected="convolutions of it"
+            "the graph cannot be quantized by this plan",
+            got=error.__cause__ or error,
+            expected="finite FP32 weights, and a positive scale for every convolution",
         ) from error
     copy.model.metadata_props["drsn_edge.precision"] = "int8" if glue == "fp16" else "int8-fp32"
-    return CanonicalGraph(copy.model, find_units(copy.model), copy.notes)
+    result = CanonicalGraph(copy.model, find_units(copy.model), copy.notes)
+    ensure_promises(result.model, opset=result.model.opset_imports[""])
+    ensure_float_units(result.units, graph.units)
+    return result
 
 
-def _ensure_consistent(graph: CanonicalGraph, plan: PrecisionPlan, scales: Mapping[str, float]) -> None:
-    int8 = {layer.layer for layer in plan.int8}
-    if int8 != set(scales):
-        odd = sorted(int8 ^ set(scales))
+def _ensure_scales(int8: list[str], scales: Mapping[str, float]) -> None:
+    odd = sorted({*int8} ^ {*scales})
+    if odd:
         raise InputError(
             "plan and scales do not name the same layers",
             got=f"{odd[0]} in {'the plan' if odd[0] in int8 else 'the scales'} only ({len(odd)} such)",
             expected="one scale for every int8 layer",
             hint="calibrate again with this plan",
         )
-    branch = {node.name for unit in graph.units for node in unit.nodes}
-    inside = sorted(int8 & {name for name in branch if name}) or sorted(n for n in int8 if n.endswith("/threshold"))
-    if inside:
+
+
+def _single(plan: PrecisionPlan, graph: CanonicalGraph) -> set[str]:
+    """Nodes that the plan wants in FP32; for a threshold branch all that make the threshold."""
+    branches = {f"{unit.name}/threshold": [node.name or "" for node in unit.branch] for unit in graph.units}
+    return {
+        name for layer in plan.layers if layer.precision == "fp32" for name in branches.get(layer.layer, [layer.layer])
+    }
+
+
+def ensure_float_units(found: tuple[ShrinkageUnit, ...], wanted: tuple[ShrinkageUnit, ...]) -> None:
+    """What quantizing must not have changed: every unit is there, and nothing in it is quantized.
+
+    Raises:
+        InputError: It has.
+    """
+    names = [unit.name for unit in found]
+    if names != [unit.name for unit in wanted]:
         raise InputError(
-            "a threshold branch is never quantized", got=inside[0], expected="float",
-            hint="its error moves the dead zone of every feature; take it out of the plan",
+            "quantizing has changed the shrinkage units", got=names, expected=[unit.name for unit in wanted],
+            hint="this is a defect of the quantizer: please report the network",
         )  # fmt: skip
-    absent = sorted(int8 - {node.name or "" for node in graph.model.graph})
-    if absent:
-        raise InputError("the plan names a layer that the graph does not have", got=absent[0], expected="a layer of it")
+    for unit in found:
+        for node in unit.nodes:
+            if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+                raise InputError(
+                    f"the threshold branch of {unit.name} was quantized", got=node.name, expected="float nodes only",
+                    hint="this is a defect of the quantizer: please report the network",
+                )  # fmt: skip

@@ -8,13 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from drsn_edge.errors import InputError
+from drsn_edge.errors import InputError, UsageError
 from drsn_edge.parity.intervals import wilson
 from drsn_edge.signals.noise import Noise, add_noise, noise_rng
 from drsn_edge.signals.windows import Windows
 
-# Fewer leave the range of the largest activations to chance.
-MINIMUM = 64
+# Fewer leave the range of the largest activations to chance; fewer to judge by, the choice of the method.
+MINIMUM, MINIMUM_HELD_OUT = 64, 16
+# Of every ten clusters, those that calibrate and those that judge when one pool must serve for both.
+_CALIBRATE, _JUDGE = (0, 1, 2, 3, 4, 5), (7, 8)
+# One window in so many stays clean.
+_CLEAN = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,44 +47,75 @@ def choose(
 
     Args:
         windows: Of the training part.
-        count: How many; fewer where there are not so many.
+        count: How many. With noise, windows come again with another draw of it where there are not so many; without,
+            fewer are drawn.
         noises: Kinds of noise, in turn; none leaves every window clean.
         snr_db: Lowest and highest SNR.
         seed: Of the draw.
         stream: Names an independent draw: calibration and held-out windows must not be the same.
     """
+    if count < 1:
+        raise UsageError("the number of windows to draw cannot be used", got=count, expected="at least 1")
     rng = noise_rng(seed, stream)
-    order = rng.permutation(len(windows))
+    noise = bool(noises) and snr_db is not None
+    rounds = -(-count // max(len(windows), 1)) if noise else 1
+    order = np.concatenate([rng.permutation(len(windows)) for _ in range(rounds)])
     # Round-robin over classes: sort the shuffled windows by how many of their class came before them.
-    labels = windows.y[order]
-    rank = np.empty(len(order), np.int64)
+    rank = ranks(windows.y[order])
+    by_class = np.lexsort((windows.y[order], rank))
+    picked = order[by_class][:count]
+    chosen = windows.select(picked)
+    snr = np.full(len(chosen), np.nan, np.float32)
+    x = chosen.x
+    if noise and snr_db is not None:
+        # Both counted within each class, so that every class has its clean windows and the whole range of SNR: a
+        # golden-ratio walk covers the range evenly however many steps it has.
+        noisy = np.flatnonzero((rank[by_class][:count] + chosen.y) % _CLEAN != 0)
+        step = ranks(chosen.y[noisy]) + chosen.y[noisy]
+        snr[noisy] = snr_db[0] + (snr_db[1] - snr_db[0]) * (step * 0.6180339887498949 % 1.0)
+        for index, kind in enumerate(noises):
+            rows = noisy[step % len(noises) == index]
+            if rows.size:
+                x[rows] = add_noise(x[rows], snr[rows], kind, rng, source=chosen.source.select(rows))
+    return NoisyWindows(chosen, snr)
+
+
+def ranks(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many of the same label came before each."""
+    rank = np.zeros(len(labels), np.int64)
     for label in np.unique(labels):
         mask = labels == label
         rank[mask] = np.arange(np.count_nonzero(mask))
-    picked = order[np.argsort(rank, kind="stable")][:count]
-    chosen = windows.select(picked)
-    snr = np.full(len(chosen), np.nan, np.float32)
-    x = chosen.x.copy()
-    if noises and snr_db is not None:
-        noisy = np.flatnonzero(np.arange(len(chosen)) % 8 != 0)
-        # A golden-ratio walk covers the range evenly for every class, whatever the number of classes.
-        steps = (np.arange(len(noisy)) * 0.6180339887498949) % 1.0
-        snr[noisy] = snr_db[0] + (snr_db[1] - snr_db[0]) * steps
-        for index, kind in enumerate(noises):
-            rows = noisy[index :: len(noises)]
-            x[rows] = add_noise(x[rows], snr[rows], kind, rng)
-    return NoisyWindows(Windows(x=x, y=chosen.y, cluster=chosen.cluster, labels=chosen.labels), snr)
+    return rank
 
 
-def refuse(windows: Windows, *, what: str = "the calibration data") -> None:
+def apart(windows: Windows) -> tuple[Windows, Windows]:
+    """Windows that calibrate and others that judge, out of one pool, where nobody knows what the network has seen.
+
+    Args:
+        windows: Overlapping by less than one window, clusters in the order of time.
+
+    Returns:
+        Six clusters of every ten, and two; those between are left out, because a window reaches into the next cluster.
+    """
+    place = windows.cluster % 10
+    return windows.select(np.isin(place, _CALIBRATE)), windows.select(np.isin(place, _JUDGE))
+
+
+def refuse(windows: Windows, *, what: str = "the calibration data", minimum: int = MINIMUM) -> None:
     """Refuse windows that cannot calibrate anything.
+
+    Args:
+        windows: Noise included or not.
+        what: How messages name them.
+        minimum: How many there must be.
 
     Raises:
         InputError: Too few, not finite, all flat, or of one class only.
     """
-    if len(windows) < MINIMUM:
+    if len(windows) < minimum:
         raise InputError(
-            f"{what} is too small", got=f"{len(windows)} windows", expected=f"at least {MINIMUM}",
+            f"{what} is too small", got=f"{len(windows)} windows", expected=f"at least {minimum}",
             hint="take longer recordings, or a shorter hop",
         )  # fmt: skip
     if not np.isfinite(windows.x).all():
@@ -96,7 +131,7 @@ def refuse(windows: Windows, *, what: str = "the calibration data") -> None:
         raise InputError(
             f"{what} has one class only", got=windows.labels[int(classes[0])],
             expected=f"windows of several of: {', '.join(windows.labels)}",
-            hint="ranges of one class are not those of the others",
+            hint="ranges of one class are not those of the others; take recordings of more classes",
         )  # fmt: skip
 
 

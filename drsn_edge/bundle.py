@@ -7,45 +7,41 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from drsn_edge.errors import HashMismatch, InputError, UsageError
+from drsn_edge.errors import InputError, UsageError
 from drsn_edge.files import check_output, dump_json, new_folder, replace_folder, sha256_bytes, sha256_file, write_bytes
+from drsn_edge.manifest import (
+    FORMAT_VERSION,
+    MANIFEST,
+    ROLES,
+    FileEntry,
+    NewFile,
+    is_bundle,
+    mismatch,
+    own_path,
+    present,
+    read_manifest,
+    safe_name,
+)
 from drsn_edge.signals.contract import SignalContract
 
-FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
+__all__ = [
+    "CALIBRATION", "FORMAT_VERSION", "GOLDEN", "MANIFEST", "REPORT", "REPORT_DATA", "ROLES", "SPLIT", "WEIGHTS",
+    "Bundle", "FileEntry", "NewFile", "check_bundle_output", "fill_folder", "graph_name", "write_bundle",
+]  # fmt: skip
+
 CALIBRATION, GOLDEN, SPLIT, WEIGHTS = "calibration.json", "golden.npz", "split.json", "model.safetensors"
 REPORT, REPORT_DATA = "report.html", "report.json"
-ROLES = ("graph", "probe", "calibration", "golden", "split", "weights", "report", "engine", "engine-info")
-# A manifest is read whole before anything is known about it.
-_MANIFEST_LIMIT = 16 << 20
 
 
 def graph_name(precision: str, *, probe: bool = False) -> str:
     """File name of a graph: `model.int8.onnx`, `model.int8.probe.onnx`."""
     return f"model.{precision}.probe.onnx" if probe else f"model.{precision}.onnx"
-
-
-@dataclass(frozen=True)
-class FileEntry:
-    """What the manifest says of one file."""
-
-    sha256: str
-    size: int
-    role: str
-
-
-@dataclass(frozen=True)
-class NewFile:
-    """A file to be put into a bundle: its bytes and its role."""
-
-    data: bytes
-    role: str
 
 
 class Bundle:
@@ -69,32 +65,7 @@ class Bundle:
             HashMismatch: The manifest is not the one that was pinned.
         """
         folder = Path(path)
-        file = folder / MANIFEST
-        if not file.is_file():
-            raise InputError(
-                "this is no bundle",
-                got=folder,
-                expected=f"a folder NAME.drsn with {MANIFEST}",
-                hint="make one with `drsn-edge export RUN --out NAME.drsn`",
-            )
-        if file.stat().st_size > _MANIFEST_LIMIT:
-            raise InputError(
-                "the manifest is too large", got=file.stat().st_size, expected=f"at most {_MANIFEST_LIMIT}"
-            )
-        data = file.read_bytes()
-        digest = sha256_bytes(data)
-        if expect_digest is not None and digest != expect_digest.lower():
-            raise HashMismatch(
-                "the manifest is not the one that was pinned",
-                got=f"sha256 {digest}",
-                expected=expect_digest,
-                hint="take the bundle from where the digest was written down",
-            )
-        try:
-            manifest = json.loads(data)
-        except (ValueError, RecursionError) as error:
-            raise InputError("the manifest is not JSON", got=f"{file}: {error}", expected="a JSON object") from None
-        _check_manifest(manifest, file)
+        manifest, digest = read_manifest(folder, expect_digest=expect_digest)
         return cls(folder, manifest, digest)
 
     @cached_property
@@ -136,12 +107,10 @@ class Bundle:
             InputError: Not listed, or absent.
             HashMismatch: Other bytes than listed.
         """
-        entry = self._entry(name)
-        path = self.path / name
-        if not path.is_file() or path.is_symlink():
-            raise InputError("a file of the bundle is absent", got=path, expected="every file that the manifest lists")
-        if path.stat().st_size != entry.size or sha256_file(path) != entry.sha256:
-            raise _mismatch(path, sha256_file(path), entry)
+        path, entry = self._present(name)
+        digest = sha256_file(path)
+        if digest != entry.sha256:
+            raise mismatch(path, f"sha256 {digest}", entry)
         return path
 
     def read(self, name: str) -> bytes:
@@ -151,13 +120,10 @@ class Bundle:
             InputError: Not listed, or absent.
             HashMismatch: Other bytes than listed.
         """
-        entry = self._entry(name)
-        path = self.path / name
-        if not path.is_file() or path.is_symlink():
-            raise InputError("a file of the bundle is absent", got=path, expected="every file that the manifest lists")
+        path, entry = self._present(name)
         data = path.read_bytes()
         if sha256_bytes(data) != entry.sha256:
-            raise _mismatch(path, sha256_bytes(data), entry)
+            raise mismatch(path, f"sha256 {sha256_bytes(data)}", entry)
         return data
 
     def read_json(self, name: str) -> dict[str, Any]:
@@ -179,12 +145,12 @@ class Bundle:
         for name in self.files:
             self.file(name)
 
-    def _entry(self, name: str) -> FileEntry:
+    def _present(self, name: str) -> tuple[Path, FileEntry]:
         if name not in self.files:
             raise InputError(
                 f"the bundle has no {name}", got=self.path, expected=", ".join(sorted(self.files)) or "files"
             )
-        return self.files[name]
+        return present(self.path, name, self.files[name]), self.files[name]
 
     def update(self, files: Mapping[str, NewFile], *, remove: tuple[str, ...] = ()) -> Bundle:
         """Add or replace files, the manifest last.
@@ -195,29 +161,37 @@ class Bundle:
 
         Returns:
             The bundle as it is now.
+
+        Raises:
+            InputError: Somebody else has changed it since it was opened, or a name leaves the folder.
         """
+        current = Bundle.open(self.path)
+        if current.digest != self.digest:
+            raise InputError(
+                "the bundle was changed while it was being added to",
+                got=f"sha256 {current.digest}",
+                expected=f"sha256 {self.digest}, as it was opened",
+                hint="let the other command end, then run this one again",
+            )
         entries = {name: entry for name, entry in self.manifest["files"].items() if name not in remove}
-        entries |= {name: _entry_json(item) for name, item in files.items()}
-        manifest = dump_json({**self.manifest, "files": entries})
-        replaced = [name for name in (*files, *remove) if name in self.files]
-        if not replaced:
+        entries |= {str(own_path(self.path, name)): item.to_json() for name, item in files.items()}
+        manifest = dump_json({**self.manifest, "files": entries}).encode()
+        if not any(name in self.files for name in (*files, *remove)):
             for name, item in files.items():
-                write_bytes(self.path / _safe(name), item.data)
-            write_bytes(self.path / MANIFEST, manifest.encode())
+                write_bytes(self.path / name, item.data)
+            write_bytes(self.path / MANIFEST, manifest)
             return Bundle.open(self.path)
-        work = self.path.with_name(f".{self.path.name}.update")
-        shutil.rmtree(work, ignore_errors=True)
-        try:
+        with tempfile.TemporaryDirectory(
+            dir=self.path.parent, prefix=f".{self.path.name}.", suffix=".tmp", ignore_cleanup_errors=True
+        ) as folder:
+            work = Path(folder) / self.path.name
             shutil.copytree(self.path, work, symlinks=True)
             for name in remove:
-                (work / _safe(name)).unlink(missing_ok=True)
+                (work / own_path(work, name)).unlink(missing_ok=True)
             for name, item in files.items():
-                write_bytes(work / _safe(name), item.data)
-            write_bytes(work / MANIFEST, manifest.encode())
+                write_bytes(work / name, item.data)
+            write_bytes(work / MANIFEST, manifest)
             replace_folder(work, self.path)
-        except BaseException:
-            shutil.rmtree(work, ignore_errors=True)
-            raise
         return Bundle.open(self.path)
 
 
@@ -243,9 +217,9 @@ def write_bundle(
 
 def fill_folder(folder: Path, manifest: Mapping[str, Any], files: Mapping[str, NewFile]) -> Bundle:
     """Write a bundle's files into a folder that is not under its final name yet."""
+    entries = {str(safe_name(name)): item.to_json() for name, item in files.items()}
     for name, item in files.items():
-        write_bytes(folder / _safe(name), item.data)
-    entries = {name: _entry_json(item) for name, item in files.items()}
+        write_bytes(folder / name, item.data)
     complete = {**manifest, "format_version": FORMAT_VERSION, "files": entries}
     write_bytes(folder / MANIFEST, dump_json(complete).encode())
     return Bundle.open(folder)
@@ -258,72 +232,10 @@ def check_bundle_output(path: Path, *, force: bool) -> None:
         UsageError: It is.
     """
     check_output(path, force=force)
-    if path.exists() and not (path / MANIFEST).is_file():
+    if path.exists() and not is_bundle(path):
         raise UsageError(
             "--force replaces bundles only",
-            got=f"{path} without {MANIFEST}",
+            got=f"{path} without {MANIFEST} of a bundle",
             expected="a bundle, or a name that is free",
             hint="remove it yourself, or choose another name",
         )
-
-
-def _entry_json(item: NewFile) -> dict[str, Any]:
-    return {"sha256": sha256_bytes(item.data), "size": len(item.data), "role": item.role}
-
-
-def _safe(name: str) -> PurePosixPath:
-    """A relative path that stays in the folder.
-
-    Raises:
-        InputError: It does not.
-    """
-    path = PurePosixPath(name)
-    parts = name.split("/")
-    if not name or path.is_absolute() or "\\" in name or "\0" in name or any(part in ("", ".", "..") for part in parts):
-        raise InputError(
-            "a file name in the manifest leaves the bundle", got=repr(name), expected="a plain relative path"
-        )
-    return path
-
-
-def _check_manifest(manifest: Any, file: Path) -> None:
-    if not isinstance(manifest, dict) or "format_version" not in manifest:
-        raise InputError("this is no bundle manifest", got=file, expected="an object with format_version")
-    if manifest["format_version"] != FORMAT_VERSION:
-        raise InputError(
-            "the bundle has another format version",
-            got=manifest["format_version"],
-            expected=FORMAT_VERSION,
-            hint="use the drsn-edge that wrote it, or export again",
-        )
-    wanted = {"model": dict, "contract": dict, "labels": list, "tolerances": dict, "provenance": dict, "files": dict}
-    for key, kind in wanted.items():
-        if not isinstance(manifest.get(key), kind):
-            raise InputError(
-                f"the manifest has no usable {key}", got=type(manifest.get(key)).__name__, expected=kind.__name__
-            )
-    if not isinstance(manifest["model"].get("units"), list):
-        raise InputError("the manifest names no units", got=sorted(manifest["model"]), expected="model.units, a list")
-    for name, entry in manifest["files"].items():
-        _safe(name)
-        good = (
-            isinstance(entry, dict)
-            and isinstance(entry.get("sha256"), str)
-            and len(entry["sha256"]) == 64
-            and isinstance(entry.get("size"), int)
-            and entry["size"] >= 0
-            and entry.get("role") in ROLES
-        )
-        if not good:
-            raise InputError(
-                f"the manifest's entry for {name} is unusable", got=entry, expected="sha256, size and a known role"
-            )
-
-
-def _mismatch(path: Path, found: str, entry: FileEntry) -> HashMismatch:
-    return HashMismatch(
-        f"{path.name} is not the file that the manifest lists",
-        got=f"{path}: sha256 {found}",
-        expected=f"sha256 {entry.sha256}, {entry.size} bytes",
-        hint="copy the whole bundle again, or export it again; files of two bundles must not be mixed",
-    )

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import io
+import math
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +19,12 @@ from drsn_edge.errors import InputError
 
 # Uncompressed size that is still read: a bundle's golden file is a few MB, a zip bomb is not.
 _SIZE_LIMIT = 512 << 20
+_DTYPES = {item.str: item for item in (np.dtype("<f4"), np.dtype("<f8"), np.dtype("<i8"))}
+# zipfile's and zlib's own errors, and what damaged headers make of Python's parsers.
+_DAMAGE = (
+    KeyError, TypeError, ValueError, OSError, EOFError, SyntaxError, MemoryError, RecursionError, RuntimeError,
+    struct.error, zlib.error, zipfile.BadZipFile,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +50,17 @@ class Golden:
         return int(self.windows.shape[0])
 
     def to_bytes(self) -> bytes:
-        """An `.npz` file; equal values give equal bytes."""
+        """An `.npz` file, as `numpy.load` reads it; equal values give equal bytes."""
         arrays: dict[str, NDArray[Any]] = {"windows": self.windows, "y": self.y, "snr_db": self.snr_db}
         arrays |= {f"logits.{name}": value for name, value in sorted(self.logits.items())}
         arrays |= {f"threshold.{name}": value for name, value in sorted(self.thresholds.items())}
         stream = io.BytesIO()
-        np.savez_compressed(stream, allow_pickle=False, **arrays)
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, value in arrays.items():
+                # A ZipInfo made here has no clock in it.
+                item = zipfile.ZipInfo(f"{name}.npy")
+                item.compress_type = zipfile.ZIP_DEFLATED
+                archive.writestr(item, _npy(value))
         return stream.getvalue()
 
     @classmethod
@@ -56,12 +71,7 @@ class Golden:
             InputError: Not such a file, or arrays that do not fit together.
         """
         try:
-            with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                size = sum(item.file_size for item in archive.infolist())
-            if size > _SIZE_LIMIT:
-                raise ValueError(f"{size} bytes unpacked, more than {_SIZE_LIMIT}")
-            with np.load(io.BytesIO(data), allow_pickle=False) as archive_arrays:
-                arrays = {name: archive_arrays[name] for name in archive_arrays.files}
+            arrays = _read(data)
             golden = cls(
                 windows=arrays["windows"],
                 y=arrays["y"],
@@ -69,20 +79,77 @@ class Golden:
                 logits={k.removeprefix("logits."): v for k, v in arrays.items() if k.startswith("logits.")},
                 thresholds={k.removeprefix("threshold."): v for k, v in arrays.items() if k.startswith("threshold.")},
             )
-        except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+        except _DAMAGE as error:
             raise InputError(
-                "the golden vectors cannot be read", got=error, expected="an npz file of a bundle"
+                "the golden vectors cannot be read",
+                got=f"{type(error).__name__}: {error}",
+                expected="golden.npz of a bundle",
+                hint="copy the bundle again, or export it again",
             ) from None
-        count = len(golden)
-        parts = [golden.y, golden.snr_db, *golden.logits.values(), *golden.thresholds.values()]
-        if golden.windows.dtype != np.float32 or count == 0 or any(len(part) != count for part in parts):
+        golden._check()
+        return golden
+
+    def _check(self) -> None:
+        if "pytorch" not in self.logits:
+            raise InputError("the golden vectors hold no reference", got=sorted(self.logits), expected="logits.pytorch")
+        count, classes = len(self.windows) if self.windows.ndim else 0, self.logits["pytorch"].shape[-1:]
+        forms: dict[str, tuple[NDArray[Any], str, tuple[int, ...]]]
+        forms = {"y": (self.y, "int64", (count,)), "snr_db": (self.snr_db, "float32", (count,))}
+        forms |= {f"logits.{k}": (v, "float32 float64", (count, *classes)) for k, v in self.logits.items()}
+        forms |= {
+            f"threshold.{k}": (v, "float32", (count, *(v.shape[1:2] or (0,)))) for k, v in self.thresholds.items()
+        }
+        wrong = [
+            f"{name} {value.dtype}{list(value.shape)}"
+            for name, (value, kinds, shape) in forms.items()
+            if value.shape != shape or value.dtype.name not in kinds.split()
+        ]
+        if self.windows.ndim not in (3, 4) or self.windows.dtype != np.float32 or count == 0:
+            wrong.insert(0, f"windows {self.windows.dtype}{list(self.windows.shape)}")
+        if wrong:
             raise InputError(
                 "the golden vectors do not fit together",
-                got=f"{golden.windows.dtype}{list(golden.windows.shape)} with {[len(part) for part in parts]} rows",
-                expected="float32 windows and as many rows of everything",
+                got="; ".join(wrong),
+                expected="float32 windows [N, C, ...], and N rows of everything",
             )
-        if "pytorch" not in golden.logits:
-            raise InputError(
-                "the golden vectors hold no reference", got=sorted(golden.logits), expected="logits.pytorch"
-            )
-        return golden
+
+
+def _npy(value: NDArray[Any]) -> bytes:
+    """The `.npy` form, little-endian and in C order whatever the array is."""
+    array = np.ascontiguousarray(value, value.dtype.newbyteorder("<"))
+    if array.dtype.str not in _DTYPES:
+        raise InputError("golden vectors hold no such type", got=array.dtype, expected="float32, float64 or int64")
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, array, version=(1, 0), allow_pickle=False)
+    return stream.getvalue()
+
+
+def _read(data: bytes) -> dict[str, NDArray[Any]]:
+    """Arrays of an `.npz` file by name.
+
+    Read here and not by `numpy.load`, which allocates whatever a header asks for before it looks at the data.
+    """
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        items = archive.infolist()
+        size = sum(item.file_size for item in items)
+        if size > _SIZE_LIMIT:
+            raise ValueError(f"{size} bytes unpacked, more than {_SIZE_LIMIT}")
+        if len({item.filename for item in items}) < len(items):
+            raise ValueError("an array is there twice")
+        return {item.filename.removesuffix(".npy"): _array(archive.read(item), item.filename) for item in items}
+
+
+def _array(data: bytes, name: str) -> NDArray[Any]:
+    if data[:8] != b"\x93NUMPY\x01\x00":
+        raise ValueError(f"{name} is no array of npy format 1.0")
+    start = 10 + struct.unpack("<H", data[8:10])[0]
+    header = ast.literal_eval(data[10:start].decode("latin1").strip())
+    shape, dtype = header["shape"], _DTYPES.get(header["descr"])
+    if dtype is None or header["fortran_order"] is not False:
+        raise ValueError(f"{name} holds {header['descr']!r}, and not float32, float64 or int64 in C order")
+    if not isinstance(shape, tuple) or not all(type(length) is int and length >= 0 for length in shape):
+        raise ValueError(f"{name} has the shape {shape!r}")
+    if math.prod(shape) * dtype.itemsize != len(data) - start:
+        raise ValueError(f"{name} of {list(shape)} in {len(data) - start} bytes")
+    array: NDArray[Any] = np.frombuffer(data, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
+    return array

@@ -17,7 +17,7 @@ LAYERS = (
     ("pipeline",),
     ("report", "training", "exporters", "calibration"),
     ("parity", "model", "runtime"),
-    ("bundle", "golden", "signals"),
+    ("bundle", "golden", "manifest", "signals"),
     ("errors", "extras", "files", "progress", "_version"),
 )
 # calibration works on canonical graphs; the PyTorch runner stands with the model; a bundle carries its contract.
@@ -25,6 +25,7 @@ PEERS = {
     ("calibration", "exporters"),
     ("model", "runtime"),
     ("bundle", "signals"),
+    ("bundle", "manifest"),
     ("extras", "errors"),
     ("files", "errors"),
 }

@@ -9,9 +9,13 @@ from typing import Any
 from drsn_edge.errors import ContractError
 from drsn_edge.signals.contract import SignalContract
 from drsn_edge.signals.datasets import Dataset, load_dataset
+from drsn_edge.signals.datasets.spec import DatasetSpec
 from drsn_edge.signals.interference import noise_source
 from drsn_edge.signals.splits import Part, Split, known
 from drsn_edge.signals.windows import Segment, Windows, cut, shifts
+
+# Names of data sets that say how recordings are written, not which they are.
+_FORMATS = ("table", "images")
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +65,17 @@ class ModelData:
         return shifts(self.dataset, segments, self.dataset.contract, draws=draws, labels=self.labels, source=source)
 
 
+def same_data(one: str, other: str) -> bool:
+    """Whether two names mean one data set, which may lie elsewhere on another machine.
+
+    A published set is known by its name; of those that are everybody's own, the name is but a format, and the file
+    counts.
+    """
+    a, b = DatasetSpec.parse(one), DatasetSpec.parse(other)
+    files = [spec.path.name if spec.path is not None else "" for spec in (a, b)]
+    return a.name == b.name and (a.name not in _FORMATS or files[0] == files[1])
+
+
 def open_data(
     spec: str,
     *,
@@ -75,13 +90,10 @@ def open_data(
     The filter and the protocol of the training are taken over when it is the same data set and none is given here.
 
     Raises:
-        ContractError: Another sample rate or other channels than the network's.
-        InputError: Recordings of classes that the network does not have.
+        ContractError: Another sample rate or other channels than the network's, or classes that it does not have.
     """
     notes: list[str] = []
-    name = spec.partition(":")[0].partition(",")[0]
-    trained = str(training["dataset"]).partition(":")[0].partition(",")[0] if training else None
-    same = training is not None and name == trained
+    same = training is not None and same_data(spec, str(training["dataset"]))
     chosen = dict(where or {})
     if same and training is not None and not chosen and training["where"]:
         chosen = dict(training["where"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,25 +12,24 @@ from numpy.typing import NDArray
 from drsn_edge._version import __version__
 from drsn_edge.bundle import CALIBRATION, GOLDEN, SPLIT, WEIGHTS, NewFile, graph_name
 from drsn_edge.calibration.calibrate import CalibrationOptions, calibrate, tool_versions
+from drsn_edge.calibration.contract import Calibration
 from drsn_edge.calibration.quantize import quantize
-from drsn_edge.calibration.windows import choose
+from drsn_edge.calibration.windows import apart, choose
 from drsn_edge.errors import OutOfTolerance
 from drsn_edge.exporters.canonical import CanonicalGraph, CanonicalOptions, canonicalise, parse
-from drsn_edge.exporters.precision import emulated, to_half, with_probes, with_telemetry
+from drsn_edge.exporters.precision import to_half, with_probes, with_telemetry
 from drsn_edge.files import dump_json, sha256_bytes
 from drsn_edge.golden import Golden
 from drsn_edge.parity.gate import Gate
 from drsn_edge.parity.ledger import compare
-from drsn_edge.parity.localise import tensor_errors
 from drsn_edge.parity.tolerances import derive
 from drsn_edge.pipeline.data import ModelData
-from drsn_edge.pipeline.golden import choose_golden
+from drsn_edge.pipeline.golden import choose_golden, record_golden, reference_windows
 from drsn_edge.pipeline.sources import Source
 from drsn_edge.progress import SILENT, Progress
 from drsn_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
 from drsn_edge.runtime.runner import run_batched
-from drsn_edge.signals.noise import Noise
-from drsn_edge.signals.windows import Windows
+from drsn_edge.signals.noise import COLOURS, Noise
 
 if TYPE_CHECKING:
     from drsn_edge.pipeline.export import ExportOptions
@@ -74,8 +72,12 @@ def make_graphs(
         graph, reference = _canonical(source, options)
         notes += graph.notes
         step.advance()
-    pool, real = _reference_windows(data, source, seed=options.seed)
-    noises, snr = _trained_noise(source)
+    pool, real = reference_windows(data, source, seed=options.seed)
+    trained, snr = _trained_noise(source)
+    noises = tuple(kind for kind in trained if kind in (*COLOURS, *pool.source.kinds))
+    if noises != trained:
+        missing = ", ".join(kind for kind in trained if kind not in noises)
+        notes.append(f"trained in noise that these data cannot have, calibrated and judged without it: {missing}")
     windows, y, snr_db = choose_golden(pool, reference["fp32"], noises=noises or ("gaussian",), seed=options.seed)
     fp32 = graph.to_bytes()
     _ensure_equal(fp32, reference["fp32"](windows), windows)
@@ -91,23 +93,7 @@ def make_graphs(
             "no int8 graph: it needs --calibrate DATASET, recordings of the kind that the network was trained on"
         )
     elif "int8" in options.precisions and data is not None:
-        training = data.windows("train", overlap=True)
-        chosen = choose(training, count=options.calibration_windows, noises=noises, snr_db=snr, seed=options.seed)
-        held_out = choose(
-            pool,
-            count=options.calibration_windows // 2,
-            noises=noises,
-            snr_db=snr,
-            seed=options.seed,
-            stream="held-out",
-        )
-        found = calibrate(
-            graph, chosen, held_out, contract=source.contract, weights_sha256=weights_sha256,
-            options=CalibrationOptions(
-                method=options.method, quantize_first=options.quantize_first
-            ),
-            progress=progress,
-        )  # fmt: skip
+        found = _calibrate(source, graph, data, weights_sha256, noises, snr, options, progress)
         calibration = found.to_json()
         plan = tuple(found.plan.to_json())
         plain["int8"] = quantize(graph, plan=found.plan, scales=found.scales, glue="fp16").to_bytes()
@@ -119,7 +105,9 @@ def make_graphs(
         if graph.units:
             files[graph_name(name, probe=True)] = NewFile(with_probes(content), "probe")
     with progress.step("golden vectors") as step:
-        golden, errors = _golden(source, graph, plain, reference, windows, y if real else np.full_like(y, -1), snr_db)
+        golden, errors = record_golden(
+            source, graph, plain, reference, windows, y if real else np.full_like(y, -1), snr_db
+        )
         step.advance()
     files[GOLDEN] = NewFile(golden.to_bytes(), "golden")
     if source.weights is not None:
@@ -128,6 +116,31 @@ def make_graphs(
         files[SPLIT] = NewFile(dump_json(source.split.to_json()).encode(), "split")
     manifest = _manifest(source, graph, weights_sha256, calibration, golden, errors, snr)
     return Graphs(files, manifest, plan, tuple(notes))
+
+
+def _calibrate(
+    source: Source,
+    graph: CanonicalGraph,
+    data: ModelData,
+    weights_sha256: str,
+    noises: tuple[Noise, ...],
+    snr: tuple[float, float] | None,
+    options: ExportOptions,
+    progress: Progress,
+) -> Calibration:
+    pool = data.windows("train", overlap=True)
+    # Nobody recorded what trained the network: then the parts of a split are all the same windows.
+    training, judging = apart(pool) if source.split is None else (pool, data.windows("validation", overlap=True))
+    count = options.calibration_windows
+    return calibrate(
+        graph,
+        choose(training, count=count, noises=noises, snr_db=snr, seed=options.seed),
+        choose(judging, count=-(-count // 2), noises=noises, snr_db=snr, seed=options.seed, stream="held-out"),
+        contract=source.contract,
+        weights_sha256=weights_sha256,
+        options=CalibrationOptions(method=options.method, quantize_first=options.quantize_first),
+        progress=progress,
+    )
 
 
 def _canonical(
@@ -185,44 +198,6 @@ def _ensure_equal(data: bytes, wanted: Array, windows: NDArray[np.float32]) -> N
         )
 
 
-def _golden(
-    source: Source,
-    graph: CanonicalGraph,
-    plain: Mapping[str, bytes],
-    reference: Mapping[str, Callable[[NDArray[np.float32]], Array]],
-    windows: NDArray[np.float32],
-    y: NDArray[np.int64],
-    snr_db: NDArray[np.float32],
-) -> tuple[Golden, dict[str, dict[str, float]]]:
-    """Recorded results of every form, and how far the probes of each precision are from those of FP32."""
-    logits: dict[str, Array] = {
-        "pytorch": reference["fp32"](windows).astype(np.float32),
-        "pytorch-fp64": reference["fp64"](windows).astype(np.float64),
-    }
-    errors: dict[str, dict[str, float]] = {}
-    wanted: dict[str, Array] = {}
-    names = [unit.name for unit in graph.units]
-    for name, content in plain.items():
-        with OnnxRuntimeRunner(emulated(with_probes(content) if names else content)) as runner:
-            found = run_batched(runner, windows, batch=32)
-        logits[f"onnx-{name}"] = found["logits"]
-        if name == "fp32":
-            wanted = found
-        errors[f"onnx-{name}"] = tensor_errors(wanted, found, names)
-    thresholds = {name: wanted[f"{name}.threshold"] for name in names}
-    with contextlib.suppress(ImportError):
-        from drsn_edge.model.network import Network
-
-        if isinstance(source.module, Network) and names:
-            from drsn_edge.model.runner import TorchRunner
-
-            with TorchRunner(source.module, probe=True) as torch_runner:
-                probes = torch_runner.run({"window": windows})
-            columns = {name: thresholds[name].shape[1] for name in names}
-            thresholds = {name: probes[f"{name}.threshold"][:, : columns[name]] for name in names}
-    return Golden(windows, y, snr_db, logits, thresholds), errors
-
-
 def _manifest(
     source: Source,
     graph: CanonicalGraph,
@@ -261,13 +236,3 @@ def _trained_noise(source: Source) -> tuple[tuple[Noise, ...], tuple[float, floa
         return (), None
     low, high = source.training["snr_db"]
     return tuple(source.training["noises"]), (float(low), float(high))
-
-
-def _reference_windows(data: ModelData | None, source: Source, *, seed: int) -> tuple[Windows, bool]:
-    """Windows for golden vectors, not trained on where that is known; and whether their classes are real."""
-    if data is not None:
-        return data.windows("validation" if source.split is not None else "test", overlap=False), True
-    # Seeded noise compares forms of one network; it calibrates nothing, and its classes are made up.
-    x = np.random.default_rng(seed).standard_normal((256, *source.contract.shape), dtype=np.float32)
-    y = np.arange(256, dtype=np.int64) % len(source.labels)
-    return Windows(x=x, y=y, cluster=np.arange(256, dtype=np.int64), labels=source.labels), False
