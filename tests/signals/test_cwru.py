@@ -15,7 +15,7 @@ import scipy.signal
 from drsn_edge.errors import InputError, UsageError
 from drsn_edge.signals.datasets import load_dataset
 from drsn_edge.signals.datasets.cwru import FILES
-from drsn_edge.signals.splits import split
+from drsn_edge.signals.splits import PARTS, split
 
 Refuses = Callable[..., AbstractContextManager[None]]
 
@@ -96,8 +96,8 @@ def test_leaving_a_load_out_leaves_nine_faults(cwru_folder: Path) -> None:
         assert tested == {str(fold)}
 
 
-def test_leaving_bearings_out_leaves_three_faults(cwru_folder: Path) -> None:
-    dataset = load_dataset(f"cwru:{cwru_folder}", protocol="bearing")
+def test_leaving_bearings_out_leaves_three_faults_of_the_drive_end(cwru_folder: Path) -> None:
+    dataset = load_dataset(f"cwru:{cwru_folder},healthy=drive-end", protocol="bearing")
     assert dataset.labels == ("healthy", "B", "IR", "OR")
     tested = []
     for fold in range(3):
@@ -106,6 +106,41 @@ def test_leaving_bearings_out_leaves_three_faults(cwru_folder: Path) -> None:
         assert made.dropped == ("healthy",)
         tested.append({dataset.recordings[item.recording].groups["bearing"] for item in made.segments("test", dataset)})
     assert tested == [{"B014", "IR007", "OR014"}, {"B021", "IR021", "OR007"}, {"B007", "IR014", "OR021"}]
+
+
+def test_the_fan_end_is_the_healthy_bearing_when_bearings_are_left_out(cwru_folder: Path) -> None:
+    dataset = load_dataset(f"cwru:{cwru_folder}", protocol="bearing")
+    assert dataset.labels == ("healthy", "B", "IR", "OR")
+    assert dataset.contract.channels == ("housing",)
+    assert "one physical bearing" in dataset.notes[0]
+    assert len(dataset.recordings) == 72  # both ends of 36, without the recording of the healthy drive end
+    for item in dataset.recordings:
+        assert (item.label == "healthy") == (item.groups["end"] == "fan") == item.groups["bearing"].startswith("FE@")
+    tested = []
+    for fold in range(3):
+        made = split(dataset, protocol="bearing", fold=fold)
+        assert (made.labels, made.dropped) == (dataset.labels, ())
+        part_of: dict[str, str] = {}
+        for part in PARTS:
+            for segment in made.segments(part, dataset):
+                recording = dataset.recordings[segment.recording]
+                # What was measured at one time, at either end, is on one side.
+                assert part_of.setdefault(recording.source.removesuffix(", fan end"), part) == part
+        tested.append({path for path, part in part_of.items() if part == "test"})
+        assert len(part_of) == 36
+    assert len(set.union(*tested)) == sum(len(paths) for paths in tested) == 36
+
+
+def test_the_fan_end_gives_every_load_a_healthy_bearing(cwru_folder: Path, refuses: Refuses) -> None:
+    dataset = load_dataset(f"cwru:{cwru_folder},healthy=fan-end", where={"size": "007"})
+    assert set(dataset.labels) == {"B007", "IR007", "OR007"}  # a healthy bearing has no size of fault
+    dataset = load_dataset(f"cwru:{cwru_folder},healthy=fan-end")
+    assert split(dataset, protocol="load").labels == TEN
+    signal = scipy.io.loadmat(cwru_folder / "12k_Drive_End_B007_0_118.mat")["X118_FE_time"][:, 0]
+    (found,) = [item for item in dataset.recordings if item.source.endswith("118.mat, fan end")]
+    np.testing.assert_array_equal(found.signal[0], signal.astype(np.float32))
+    with refuses(UsageError, got="healthy=yes", expected="drive-end or fan-end"):
+        load_dataset(f"cwru:{cwru_folder},healthy=yes")
 
 
 def test_a_split_by_bearing_needs_the_classes_of_that_protocol(cwru_folder: Path, refuses: Refuses) -> None:
