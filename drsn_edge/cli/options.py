@@ -25,7 +25,7 @@ Where = Annotated[
     typer.Option("--where", metavar="GROUP=VALUE", help="Only recordings of this group; may be given more than once."),
 ]
 Load = Annotated[str | None, typer.Option("--load", help="Short for --where load=VALUE.")]
-Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; all by default.")]
+Threads = Annotated[int, typer.Option("--threads", min=1, help="CPU threads; one is the same on every machine.")]
 
 
 def parse_where(where: Iterable[str] | None, load: str | None = None) -> dict[str, str]:

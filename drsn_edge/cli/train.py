@@ -46,7 +46,7 @@ def command(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")] = False,
     force: common.Force = False,
     dry_run: common.DryRun = False,
-    threads: common.Threads = None,
+    threads: common.Threads = 1,
     json: common.Json = False,
     quiet: common.Quiet = False,
     debug: common.Debug = False,

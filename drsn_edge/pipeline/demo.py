@@ -14,7 +14,7 @@ from drsn_edge.progress import SILENT, Progress
 
 DATASET = "synthetic"
 # Enough for the demonstration on two cores; a real training takes the default.
-EPOCHS = 12
+EPOCHS = 24
 
 
 @dataclass(frozen=True, eq=False)
