@@ -22,8 +22,11 @@ Examples:
 
 
 def command(
-    dataset: Annotated[str, typer.Argument(help="synthetic, cwru:DIR, or table:FILE.csv for your own recordings.")],
-    protocol: Annotated[str, typer.Option(help="time, load, bearing, speaker or random.")] = "time",
+    dataset: Annotated[
+        str,
+        typer.Argument(help="synthetic, cwru:DIR, spoken-digits:DIR, images:FILE.npz, or table:FILE.csv for your own."),
+    ],
+    protocol: Annotated[str, typer.Option(help="time, load, bearing, speaker, given or random.")] = "time",
     fold: Annotated[int, typer.Option(min=0, help="Which group tests.")] = 0,
     where: common.Where = None,
     load: common.Load = None,

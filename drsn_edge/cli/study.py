@@ -25,7 +25,8 @@ Examples:
 
 def command(
     dataset: Annotated[
-        str | None, typer.Argument(help="synthetic, cwru:DIR, or table:FILE.csv for your own recordings.")
+        str | None,
+        typer.Argument(help="synthetic, cwru:DIR, spoken-digits:DIR, images:FILE.npz, or table:FILE.csv for your own."),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder; the same command goes on there.")] = None,
     config: Annotated[
@@ -34,7 +35,7 @@ def command(
     ] = None,
     models: Annotated[str, typer.Option(help="Of convnet, resnet, senet, drsn-cs, drsn-cw.")] = "resnet,drsn-cw",
     preset: Annotated[str, typer.Option(help="paper (4-16 channels) or edge (multiples of 32).")] = "paper",
-    protocol: Annotated[str, typer.Option(help="time, load, bearing, speaker or random.")] = "time",
+    protocol: Annotated[str, typer.Option(help="time, load, bearing, speaker, given or random.")] = "time",
     fold: Annotated[str, typer.Option(metavar="N,...|all", help="Which groups test, in turn.")] = "0",
     where: common.Where = None,
     load: common.Load = None,

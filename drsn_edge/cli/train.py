@@ -22,7 +22,10 @@ Examples:
 
 
 def command(
-    dataset: Annotated[str, typer.Argument(help="synthetic, cwru:DIR, or table:FILE.csv for your own recordings.")],
+    dataset: Annotated[
+        str,
+        typer.Argument(help="synthetic, cwru:DIR, spoken-digits:DIR, images:FILE.npz, or table:FILE.csv for your own."),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
     config: Annotated[
         Path | None,
@@ -30,7 +33,7 @@ def command(
     ] = None,
     model: Annotated[str, typer.Option(help="convnet, resnet, senet, drsn-cs or drsn-cw.")] = "drsn-cw",
     preset: Annotated[str, typer.Option(help="paper (4-16 channels) or edge (multiples of 32).")] = "paper",
-    protocol: Annotated[str, typer.Option(help="time, load, bearing, speaker or random.")] = "time",
+    protocol: Annotated[str, typer.Option(help="time, load, bearing, speaker, given or random.")] = "time",
     fold: Annotated[int, typer.Option(min=0, help="Which group tests, for protocols that leave one out.")] = 0,
     where: common.Where = None,
     load: common.Load = None,
