@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from drsn_edge._version import __version__
-from drsn_edge.errors import InputError, UsageError
+from drsn_edge.errors import InputError, MissingDependency, UsageError
 from drsn_edge.extras import require
 from drsn_edge.files import read_json, sha256_bytes, write_json
 from drsn_edge.model.config import MODELS
@@ -19,6 +19,7 @@ from drsn_edge.parity.study_summary import StudySummary, summarise
 from drsn_edge.pipeline.study_worker import CELLS, WORK, Setup, cell_file, fit_options, run_cell
 from drsn_edge.pipeline.train import cut_part, default_epochs, new_network
 from drsn_edge.progress import SILENT, Progress
+from drsn_edge.report.study_page import StudyPage, write_study_page
 from drsn_edge.runtime.cpus import usable_cpus
 from drsn_edge.signals.datasets import Dataset, load_dataset
 from drsn_edge.signals.protocols import fold_count
@@ -26,7 +27,7 @@ from drsn_edge.signals.splits import split
 from drsn_edge.training.study import Cell, StudyOptions, check_same, options_json
 from drsn_edge.training.workers import run_jobs
 
-CONFIG, RESULT, LOCK = "config.json", "study.json", ".lock"
+CONFIG, RESULT, PAGE, LOCK = "config.json", "study.json", "study.html", ".lock"
 _FORMAT = 1
 
 
@@ -125,13 +126,11 @@ def study(
         _run(setup, todo, grid, min(workers or usable_cpus(), max(len(todo), 1)), config, confusion, notes, progress)
         with contextlib.suppress(OSError):  # the state of cells that were begun and are not in this grid
             (out / WORK).rmdir()
-        result = _result(out, config, len(grid), confusion, notes)
-        write_json(out / RESULT, result.to_json())
-    return result
+        return _write(_result(out, config, len(grid), confusion, notes))
 
 
 def summarise_study(out: Path, *, confusion: Sequence[float | None] | None = None) -> StudyResult:
-    """Rebuild `study.json` from the cells that are there, without training and without the data.
+    """Rebuild `study.json` and `study.html` from the cells that are there, without training and without the data.
 
     Raises:
         InputError: There is no study, no finished cell, or a file that cannot be read.
@@ -145,7 +144,32 @@ def summarise_study(out: Path, *, confusion: Sequence[float | None] | None = Non
     result = _result(out, config, int(value["planned"]), confusion, ())
     if result.summary is None:
         raise InputError("the study has no finished cell", got=out / CELLS, expected="at least one file")
-    write_json(out / RESULT, result.to_json())
+    return _write(result)
+
+
+def _write(result: StudyResult) -> StudyResult:
+    """`study.json`, and the page where it can be drawn."""
+    assert result.summary is not None
+    options, identity = result.config["options"], result.config["identity"]
+    trained = identity["train_snr_db"]
+    where = result.config["where"]
+    shown = {key: value for key, value in options.items() if value is not None}
+    page = StudyPage(
+        title=f"Study of {result.config['dataset']}"
+        + (f", {', '.join(f'{key} {value}' for key, value in where.items())}" if where else ""),
+        summary=result.summary,
+        configuration={**shown, **identity, "parameters": result.summary.parameters},
+        protocol=identity["protocol"],
+        preset=identity["preset"],
+        headline_snr_db=None if trained is None else float(trained[0]),
+        notes=result.notes,
+    )
+    try:
+        write_study_page(result.out / PAGE, page)
+    except MissingDependency as error:
+        note = f"{PAGE} was not written: {error.what}; {error.hint}; then --summarise."
+        result = dataclasses.replace(result, notes=(*result.notes, note))
+    write_json(result.out / RESULT, result.to_json())
     return result
 
 

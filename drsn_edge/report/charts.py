@@ -60,7 +60,7 @@ def accuracy(points: Sequence[DecisionPoint], noise: str) -> str | None:
 
     def build(figure: Any) -> None:
         axes = figure.add_subplot()
-        places = _places(axes, points)
+        places = level_places(axes, [point.snr_db for point in points])
         for index, variant in enumerate(variants):
             rows = [(place, point) for place, point in zip(places, points, strict=True) if variant in point.accuracy]
             value = [100 * point.accuracy[variant] for _, point in rows]
@@ -89,7 +89,7 @@ def changed(points: Sequence[DecisionPoint], noise: str, gate: Gate) -> str | No
 
     def build(figure: Any) -> None:
         axes = figure.add_subplot()
-        places = _places(axes, points)
+        places = level_places(axes, [point.snr_db for point in points])
         for index, variant in enumerate(variants):
             rows = [(place, point) for place, point in zip(places, points, strict=True) if variant in point.changed]
             value = [100 * point.changed[variant].rate for _, point in rows]
@@ -123,12 +123,11 @@ def variants_of(points: Sequence[DecisionPoint], what: str) -> list[str]:
     return sorted(found, key=lambda variant: order.index(variant) if variant in order else len(order))
 
 
-def _places(axes: Any, points: Sequence[DecisionPoint]) -> list[float]:
-    """Where the noise levels stand: SNR on a true axis, clean windows a gap to the right of it."""
-    levels = [point.snr_db for point in points if point.snr_db is not None]
-    clean = (max(levels) + 3.0) if levels else 0.0
-    places = [clean if point.snr_db is None else point.snr_db for point in points]
-    names = ["clean" if point.snr_db is None else f"{point.snr_db:g}" for point in points]
+def level_places(axes: Any, levels: Sequence[float | None]) -> list[float]:
+    """Where the noise levels stand: SNR on a true axis, clean windows (None) a gap to the right of it."""
+    clean = max((snr for snr in levels if snr is not None), default=-3.0) + 3.0
+    places = [clean if snr is None else snr for snr in levels]
+    names = ["clean" if snr is None else f"{snr:g}" for snr in levels]
     axes.set_xticks(places, names)
     axes.set_xlabel("signal-to-noise ratio, dB")
     axes.grid(visible=False, axis="x")

@@ -59,11 +59,16 @@ def render(report: ReportData) -> str:
         )
         if part
     )
+    return document(report.title, body)
+
+
+def document(title: str, body: str) -> str:
+    """A whole page that needs nothing from elsewhere; `body` is HTML."""
     style = package_files("drsn_edge.report").joinpath("style.css").read_text(encoding="utf-8")
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(report.title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
+        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
         "</body>\n</html>\n"
     )
 

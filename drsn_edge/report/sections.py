@@ -38,7 +38,7 @@ def verdict(result: ParityResult, sentence: str) -> str:
         )
         for item in result.failures
     ]
-    return top + _list("What is out of tolerance", failures) + _list("To know", result.notes)
+    return top + bullets("What is out of tolerance", failures) + bullets("To know", result.notes)
 
 
 def _figure(what: str, value: float | None) -> str:
@@ -46,7 +46,8 @@ def _figure(what: str, value: float | None) -> str:
     return percent(value) if share else number(value)
 
 
-def _list(title: str, items: Sequence[str]) -> str:
+def bullets(title: str, items: Sequence[str]) -> str:
+    """Sentences as a list under a title; nothing without any."""
     rows = "".join(f"<li>{escape(item)}</li>" for item in items)
     return f'<p class="soft">{escape(title)}:</p><ul>{rows}</ul>' if items else ""
 
@@ -179,12 +180,13 @@ def confusion(result: ParityResult, labels: Sequence[str]) -> str:
     chosen = [result.reference] if result.reference in point.confusion else []
     if others:
         chosen.append(max(others, key=lambda variant: PRECISIONS.index(precision_of(variant))))
-    matrices = "".join(_matrix(f"{variant} at {point.name}", point.confusion[variant], labels) for variant in chosen)
+    matrices = "".join(matrix(f"{variant} at {point.name}", point.confusion[variant], labels) for variant in chosen)
     introduction = "Rows are true classes, columns decisions, counted in draws."
     return section("Confusion", introduction, f'<div class="figures">{matrices}</div>')
 
 
-def _matrix(caption: str, rows: Confusion, labels: Sequence[str]) -> str:
+def matrix(caption: str, rows: Confusion, labels: Sequence[str]) -> str:
+    """Counts by true class and decision, shaded by their share of the row."""
     count = len(rows)
     names = list(labels) if len(labels) == count else [str(index) for index in range(count)]
     width = count + any(row[count] for row in rows if len(row) > count)
