@@ -42,7 +42,6 @@ def accuracy(conditions: Sequence[StudyCondition], *, paper: bool) -> str | None
     def build(figure: Any) -> None:
         axes = figure.add_subplot()
         places = level_places(axes, [condition.snr_db for condition in conditions])
-        low, high = axes.get_xlim()
         for index, model in enumerate(models):
             rows = _rows(conditions, places, model)
             values = [found.figures["balanced_accuracy"] for _, found in rows]
@@ -55,13 +54,18 @@ def accuracy(conditions: Sequence[StudyCondition], *, paper: bool) -> str | None
                 elinewidth=0.9,
                 **_look(model),
             )
+        for model in models:
             curve = published(noise, model) if paper else None
             if curve is not None:
                 style = {"color": _LOOK[model][0], "linestyle": (0, (4, 2)), "linewidth": 1, "alpha": 0.75}
                 axes.plot(SNRS_DB, [100 * share for share in curve], label=f"{model}, the paper's rig", **style)
-        axes.set_xlim(low, high)
+        axes.set_xlim(min(places) - 1, max(places) + 1)
         axes.set_ylabel("balanced accuracy, %")
-        figure.legend(loc="outside lower center", ncols=2)
+        handles, names = axes.get_legend_handles_labels()  # matplotlib puts plain lines before those with error bars
+        order = sorted(range(len(names)), key=lambda index: names[index] not in models)
+        figure.legend(
+            [handles[index] for index in order], [names[index] for index in order], loc="outside lower center", ncols=2
+        )
 
     label = f"Balanced accuracy against signal-to-noise ratio, {noise} noise; at {hardest.name}: {said}."
     return draw(f"study-accuracy-{noise}", label, build, height=4.2)
@@ -130,14 +134,14 @@ def calibration(conditions: Sequence[StudyCondition]) -> str | None:
             scaled = [100 * found.figures["calibration_error_scaled"].mean for _, found in rows]
             plain = [100 * found.figures["calibration_error"].mean for _, found in rows]
             axes.plot(at, scaled, label=model, **_look(model))
-            axes.plot(at, plain, color=_look(model)["color"], linestyle=":", label=f"{model}, temperature 1")
+            axes.plot(at, plain, color=_look(model)["color"], linestyle=":")
         axes.set_ylim(bottom=0)
         axes.set_ylabel("calibration error, %")
-        figure.legend(loc="outside lower center", ncols=2)
+        figure.legend(loc="outside lower center", ncols=3)
 
     worst = max(found.figures["calibration_error_scaled"].mean for item in conditions for found in item.models.values())
     label = f"Expected calibration error against signal-to-noise ratio, {noise} noise; at most {percent(worst)}."
-    return draw(f"study-calibration-{noise}", label, build, height=4.2)
+    return draw(f"study-calibration-{noise}", label, build, height=3.4)
 
 
 def models_of(conditions: Sequence[StudyCondition]) -> list[str]:
