@@ -55,8 +55,7 @@ def assert_equal(network: Any, data: bytes, x: Any, run_onnx: Fixture) -> None:
     assert np.abs(found - wanted).max() <= 2e-5 * np.abs(wanted).max()
 
 
-@pytest.mark.parametrize("dims", [1, 2])
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(("model", "dims"), [*((model, 1) for model in MODELS), ("drsn-cw", 2), ("drsn-cs", 2)])
 def test_equals_pytorch(exported: Fixture, windows: Fixture, run_onnx: Fixture, model: str, dims: int) -> None:
     network, contract, graph = exported(model, dims=dims)
     data = graph.to_bytes()
@@ -76,8 +75,7 @@ def test_equals_pytorch_on_a_thousand_windows(exported: Fixture, windows: Fixtur
     [
         {"model": "drsn-cw", "widths": (32, 32, 64), "units": (1, 1, 1), "window": 256},
         {"model": "drsn-cs", "channels": ("x", "y", "z"), "window": 99, "detrend": "none"},
-        {"model": "resnet", "standardise": "none", "units": (1,), "widths": (3,)},
-        {"model": "convnet", "standardise": "none", "detrend": "none", "units": (1,), "widths": (3,)},
+        {"model": "resnet", "standardise": "none", "detrend": "none", "units": (1,), "widths": (3,)},
     ],
     ids=lambda options: "-".join(str(value) for value in options.values()),
 )
@@ -94,8 +92,7 @@ def test_a_dead_sensor_gives_the_same_decision_in_both(exported: Fixture, run_on
     assert_equal(network, graph.to_bytes(), np.full((3, *contract.shape), value, np.float32), run_onnx)
 
 
-@pytest.mark.parametrize("dims", [1, 2])
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(("model", "dims"), [*((model, 1) for model in MODELS), ("drsn-cw", 2), ("drsn-cs", 2)])
 def test_operators_are_exactly_those_of_the_network(exported: Fixture, model: str, dims: int) -> None:
     network, _, graph = exported(model, dims=dims)
     found = Counter(node.op_type for node in graph.model.graph)
@@ -118,7 +115,7 @@ def test_operators_are_exactly_those_of_the_network(exported: Fixture, model: st
 
 @pytest.mark.parametrize("opset", sorted(IR_VERSIONS))
 def test_every_opset_is_written_and_runs(exported: Fixture, windows: Fixture, run_onnx: Fixture, opset: int) -> None:
-    network, contract, graph = exported("drsn-cs", opset=21)
+    network, contract, graph = exported("drsn-cs")
     labels = tuple(f"class {index}" for index in range(5))
     graph = canonicalise(
         parse(graph.to_bytes()), contract=contract, labels=labels, options=CanonicalOptions(opset=opset)
@@ -195,8 +192,11 @@ def test_exporting_twice_gives_the_same_bytes(exported: Fixture, make_network: F
     _, contract, graph = exported("drsn-cs")
     labels = tuple(f"class {index}" for index in range(5))
     network, _ = make_network("drsn-cs", widths=(4, 7), units=(1, 1))
+    network.train()
     again = export_network(network, contract=contract, labels=labels)
     assert again.to_bytes() == graph.to_bytes()
+    assert network.training, "evaluation mode is set on a copy"
+    assert all(parameter.requires_grad for parameter in network.parameters())
     assert graph.clone().to_bytes() == graph.to_bytes()
 
 
@@ -238,14 +238,6 @@ def test_the_canonical_form_of_a_canonical_graph_is_itself(exported: Fixture, mo
     assert Counter(node.op_type for node in again.model.graph) == Counter(node.op_type for node in graph.model.graph)
     assert [node.name for node in again.model.graph] == [node.name for node in graph.model.graph]
     assert set(again.model.graph.initializers) == set(graph.model.graph.initializers)
-
-
-def test_the_network_that_is_exported_is_not_changed(make_network: Fixture) -> None:
-    network, contract = make_network("resnet", units=(1,), widths=(4,))
-    network.train()
-    export_network(network, contract=contract, labels=tuple("abcde"))
-    assert network.training
-    assert all(parameter.requires_grad for parameter in network.parameters())
 
 
 def test_units_know_their_branch(exported: Fixture) -> None:

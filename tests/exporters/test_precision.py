@@ -48,7 +48,7 @@ def check(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "dims"), [("drsn-cw", 1), ("drsn-cs", 1), ("drsn-cw", 2), ("resnet", 1), ("convnet", 2), ("senet", 1)]
+    ("model", "dims"), [("drsn-cw", 1), ("drsn-cs", 1), ("drsn-cw", 2), ("resnet", 1), ("convnet", 1), ("senet", 1)]
 )
 def test_types_are_half_except_where_it_would_hurt(exported: Fixture, model: str, dims: int) -> None:
     _, _, graph = exported(model, dims=dims)
