@@ -1,11 +1,14 @@
-"""What tests of several folders need: small networks with the statistics of trained ones."""
+"""What tests of several folders need: small networks with the statistics of trained ones, and a bundle of one."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 if TYPE_CHECKING:
@@ -75,3 +78,90 @@ def _draw_statistics(torch: Any, network: Network) -> None:
                 module.bias.normal_(0.0, 0.2)
             elif isinstance(module, torch.nn.Conv1d | torch.nn.Conv2d | torch.nn.Linear):
                 module.bias.normal_(0.0, 0.1)
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """A small network that was trained and exported once: copy what you change.
+
+    Attributes:
+        data: The recordings that it was trained on, as a data set is named; three tones from two machines.
+        run: The run folder.
+        bundle: With int8, and with an engine for sm86 where TensorRT for RTX is installed.
+    """
+
+    data: str
+    run: Path
+    bundle: Path
+
+    def copy(self, folder: Path) -> Path:
+        """A copy of the bundle that a test may damage."""
+        return Path(shutil.copytree(self.bundle, folder / self.bundle.name))
+
+
+@pytest.fixture(scope="session")
+def write_table() -> Callable[..., str]:
+    """A function that writes recordings and their table, and gives the name of the data set."""
+
+    def write(folder: Path, *, samples: int = 6400, rate: float = 1000, labels: int = 3, seed: int = 0) -> str:
+        rng = np.random.default_rng(seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = ["path,label,sample_rate_hz,machine"]
+        for label, order in (("low", 3), ("middle", 9), ("high", 17))[:labels]:
+            for machine in ("one", "two"):
+                turn = 2 * np.pi * order * np.arange(samples) / 64
+                signal = np.sin(turn + rng.uniform(0, 6)) + 0.1 * rng.standard_normal(samples)
+                np.save(folder / f"{label}-{machine}.npy", signal.astype(np.float32))
+                lines.append(f"{label}-{machine}.npy,{label},{rate:g},{machine}")
+        (folder / "recordings.csv").write_text("\n".join(lines) + "\n")
+        return f"table:{folder / 'recordings.csv'}"
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory: pytest.TempPathFactory, write_table: Callable[..., str]) -> Workshop:
+    """Train, export, calibrate and build once for all tests."""
+    for module in ("torch", "safetensors", "onnxscript", "onnxruntime"):
+        pytest.importorskip(module, reason="a bundle is made with PyTorch, onnx and ONNX Runtime")
+    import torch
+
+    from drsn_edge.extras import available
+    from drsn_edge.model.checkpoint import Checkpoint, TrainingRecord, save_checkpoint
+    from drsn_edge.model.config import NetworkConfig
+    from drsn_edge.model.network import Network
+    from drsn_edge.pipeline.export import ExportOptions, export
+    from drsn_edge.pipeline.sweep import SweepOptions
+    from drsn_edge.signals.datasets import load_dataset
+    from drsn_edge.signals.splits import split
+    from drsn_edge.signals.windows import cut
+    from drsn_edge.training.loop import fit
+    from drsn_edge.training.options import FitOptions, NoiseRange
+
+    folder = tmp_path_factory.mktemp("workshop")
+    spec = write_table(folder / "data")
+    data = load_dataset(spec, window=64, hop=32)
+    parts = split(data, protocol="time")
+    train = cut(data, parts.segments("train", data), data.contract, hop=32, labels=parts.labels)
+    validation = cut(data, parts.segments("validation", data), data.contract, hop=64, labels=parts.labels)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = Network(NetworkConfig("drsn-cw", classes=3, widths=(4, 6), units=(1, 1)), data.contract)
+        noise = NoiseRange(("gaussian",), (-6.0, 10.0))
+        fit(network, train, validation, options=FitOptions(epochs=12, batch=64, lr=0.1, noise=noise))
+        record = TrainingRecord(spec, noises=("gaussian",), snr_db=(-6.0, 10.0), epochs=12, best_epoch=12)
+        save_checkpoint(folder / "run", Checkpoint(network, data.contract, parts.labels, record, parts))
+        targets = ("sm86",) if available("tensorrt_rtx") else ()
+        export(
+            folder / "run",
+            out=folder / "tiny.drsn",
+            calibrate=spec,
+            options=ExportOptions(targets=targets, engines=None if targets else ()),
+            sweep=SweepOptions(draws=10, snrs_db=(0.0,)),
+        )
+    finally:
+        torch.set_num_threads(threads)
+    return Workshop(spec, folder / "run", folder / "tiny.drsn")

@@ -19,7 +19,7 @@ Examples:
 
     drsn-edge export mine.pt --config mine.json --out mine.drsn
 
-    drsn-edge export mymodels:make --weights mine.pt --config mine.json --out m.drsn
+    drsn-edge export mymodels:make --weights m.pt --config m.json --out m.drsn
 
     drsn-edge export old.onnx --config mine.toml --out old.drsn --engine none
 """

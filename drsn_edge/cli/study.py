@@ -13,13 +13,13 @@ from drsn_edge.cli.ui import session
 EPILOG = """
 Examples:
 
-    drsn-edge study synthetic --models resnet,drsn-cw --seeds 3 --out studies/first
+    drsn-edge study synthetic --models resnet,drsn-cw --seeds 3 --out first
 
-    drsn-edge study cwru:DIR --load 0 --models convnet,resnet,senet,drsn-cs,drsn-cw --out studies/cwru
+    drsn-edge study cwru:DIR --load 0 --models resnet,drsn-cs,drsn-cw --out cwru
 
-    drsn-edge study cwru:DIR --protocol bearing --fold all --seeds 2 --out studies/bearing
+    drsn-edge study cwru:DIR --protocol bearing --fold all --out bearing
 
-    drsn-edge study --summarise studies/cwru
+    drsn-edge study --summarise cwru
 """
 
 

@@ -17,7 +17,7 @@ Examples:
 
     drsn-edge train cwru:DIR --load 0 --snr=-6:10 --out runs/cw
 
-    drsn-edge train table:recordings.csv --protocol bearing --fold 1 --out runs/mine
+    drsn-edge train table:recordings.csv --protocol bearing --out runs/mine
 """
 
 

@@ -29,7 +29,7 @@ _PURPOSES = {
     "onnxruntime": "running graphs on the CPU",
     "scipy": "reading .mat",
     "h5py": "reading .mat v7.3",
-    "soundfile": "reading .flac and odd .wav",
+    "soundfile": "reading .wav of unusual kinds",
     "pyarrow": "reading .parquet",
     "matplotlib": "the report",
     "cuda": "running engines",

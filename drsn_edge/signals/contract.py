@@ -13,6 +13,7 @@ from drsn_edge.signals.recording import Recording
 
 Detrend = Literal["none", "mean"]
 Standardise = Literal["none", "window"]
+_OPTIONAL = frozenset({"units", "epsilon", "image"})
 
 
 @dataclass(frozen=True)
@@ -122,16 +123,22 @@ class SignalContract:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> SignalContract:
-        """The contract that `to_json` wrote.
+        """The contract that `to_json` wrote, or that somebody wrote by hand.
+
+        `units`, `epsilon` and `image` may be absent. What changes the arithmetic of a network may not: a preprocessing
+        that nobody chose is the commonest "loss of accuracy".
 
         Raises:
             InputError: A field is missing, unknown, or of the wrong kind.
         """
         names = {item.name for item in dataclasses.fields(cls)}
-        if set(value) != names:
+        if not names - _OPTIONAL <= set(value) <= names:
             raise InputError(
-                "the signal contract has the wrong fields", got=sorted(value), expected=", ".join(sorted(names))
+                "the signal contract has the wrong fields",
+                got=sorted(value),
+                expected=f"{', '.join(sorted(names - _OPTIONAL))}, and if you like {', '.join(sorted(_OPTIONAL))}",
             )
+        value = {**cls(sample_rate_hz=1.0).to_json(), **value}
         try:
             image = value["image"]
             return cls(
