@@ -1,0 +1,31 @@
+"""Run every benchmark of this folder, one after the other: `python -m benchmarks [NAME ...]`.
+
+Each prints a table for people and then one JSON document; arguments of its own are given when it is run alone,
+`python -m benchmarks.NAME --help`.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+
+def main() -> int:
+    """Exit code of the first benchmark that failed, else 0."""
+    known = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_"))
+    names = sys.argv[1:] or known
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        print(f"error: there is no benchmark {unknown[0]}; there are {', '.join(known)}", file=sys.stderr)
+        return 2
+    for name in names:
+        print(f"== {name}", flush=True)
+        code = subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=False).returncode
+        if code:
+            return code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
