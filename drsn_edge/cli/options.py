@@ -72,7 +72,7 @@ def parse_noises(text: str) -> tuple[Noise, ...]:
     return tuple(kind for kind in NOISES if kind in named)
 
 
-NETWORK_KEYS = ("network", "contract", "labels")
+NETWORK_KEYS = ("network", "contract", "labels", "names")
 _NOT_IN_FILES = ("config", "help", "debug")
 # What a command's parameter may be given in a TOML file, and how to say so.
 _KINDS: dict[Any, tuple[tuple[type, ...], str]] = {

@@ -13,8 +13,9 @@ from typing import Any
 
 from drsn_edge._version import __version__
 from drsn_edge.errors import InputError
-from drsn_edge.files import dump_json, read_json, sha256_bytes, write_bytes, write_json
+from drsn_edge.files import dump_json, read_json, read_settings, sha256_bytes, write_bytes, write_json
 from drsn_edge.model.config import NetworkConfig
+from drsn_edge.model.names import parse_names, rename, with_counters
 from drsn_edge.model.network import Network
 from drsn_edge.model.weights import (
     check_hash,
@@ -172,17 +173,21 @@ def network_from_bytes(weights: bytes, config: Mapping[str, Any], contract: Sign
 
 
 def load_state_dict_file(weights: Path, config: Path) -> Checkpoint:
-    """A `.pt`, `.pth` or `.safetensors` state dict with a configuration file of the checkpoint's shape.
+    """A `.pt`, `.pth` or `.safetensors` state dict with a configuration file of the checkpoint's shape, JSON or TOML.
+
+    Its `names`, where it has some, say which tensor is which: see `names.rename`.
 
     Raises:
         InputError: Not a plain state dict (a pickle with code in it is refused), or it does not fit the configuration.
     """
-    value = read_json(config, what="the configuration")
+    value = read_settings(config, what="the configuration")
     if "format_version" in value:  # one written by hand need not have it
         check_format(value, config)
     network, contract, labels = network_from_config(value, config)
     state = read_safetensors(weights) if weights.suffix == ".safetensors" else read_torch(weights)
-    load_state(network, state, weights)
+    if "names" in value:
+        state = rename(state, parse_names(value["names"], config), weights)
+    load_state(network, with_counters(state, network), weights)
     return Checkpoint(network.eval(), contract, labels)
 
 

@@ -122,6 +122,9 @@ def load_state(network: Network, state: Mapping[str, Tensor], path: Path) -> Non
             f"the weights in {path} do not fit the network",
             got=f"{len(missing)} missing, {len(unknown)} unknown, {len(wrong)} of another shape; first: {shown[0]}",
             expected=f"the {len(own)} tensors of a {network.config.model} with widths {network.config.widths}",
+            hint="where they have other names, say which is which under `names` in the file of --config"
+            if missing and unknown
+            else None,
         )
     wrong = sorted(n for n, v in state.items() if v.is_floating_point() != own[n].is_floating_point() or v.is_complex())
     if wrong:

@@ -47,6 +47,7 @@ def load_source(source: str, *, config: Path | None = None, weights: Path | None
     Args:
         source: A run folder, `FILE.onnx`, `FILE.pt` / `.pth` / `.safetensors`, or `module:Class`.
         config: Configuration with `contract` and `labels` (and `network` for a state dict); needed for all but a run.
+            With `names` it says which tensor of a state dict is which, see `drsn_edge.model.names`.
         weights: State dict for `module:Class`.
 
     Raises:
@@ -116,6 +117,7 @@ def _from_state_dict(path: Path, config: Path) -> Source:
 
 
 def _from_class(source: str, config: Path, weights: Path | None) -> Source:
+    from drsn_edge.model.names import parse_names, rename, with_counters
     from drsn_edge.model.weights import read_safetensors, read_torch, weight_bytes
 
     contract, labels = read_config(config)
@@ -143,6 +145,9 @@ def _from_class(source: str, config: Path, weights: Path | None) -> Source:
         raise UsageError("this makes no PyTorch module", got=type(network).__name__, expected="a torch.nn.Module")
     if weights is not None:
         state = read_safetensors(weights) if weights.suffix == ".safetensors" else read_torch(weights)
+        names = read_settings(config, what="the configuration").get("names")
+        if names is not None:
+            state = with_counters(rename(state, parse_names(names, config), weights), network)
         try:
             network.load_state_dict(state)
         except RuntimeError as error:
