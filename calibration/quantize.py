@@ -49,7 +49,7 @@ def quantize(
             expected="finite FP32 weights, and a positive scale for every convolution",
         ) from error
     copy.model.metadata_props["drsn_edge.precision"] = "int8" if glue == "fp16" else "int8-fp32"
-    result = CanonicalGraph(copy.model, find_units(copy.model), copy.notes)
+    result = CanonicalGraph(copy.model, find_units(copy.model), copy.notes, copy.folded)
     ensure_promises(result.model, opset=result.model.opset_imports[""])
     ensure_float_units(result.units, graph.units)
     return result

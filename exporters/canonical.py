@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 import onnx.version_converter
 import onnx_ir as ir
@@ -13,6 +14,7 @@ from onnx_ir.passes import common
 
 from drsn_edge._version import __version__
 from drsn_edge.errors import InputError, UsageError
+from drsn_edge.exporters.graph_tools import constant
 from drsn_edge.exporters.passes.batch_norm import FoldBatchNormPass
 from drsn_edge.exporters.passes.naming import ModuleNamesPass
 from drsn_edge.exporters.passes.opset import OpsetPass
@@ -65,11 +67,13 @@ class CanonicalGraph:
         model: The graph; FP32, one input `window`, output `logits`.
         units: Its shrinkage units, in order.
         notes: What could not be brought into the standard form, in words.
+        folded: Names of the nodes that a BatchNormalization was folded into.
     """
 
     model: ir.Model
     units: tuple[ShrinkageUnit, ...]
     notes: tuple[str, ...] = ()
+    folded: frozenset[str] = frozenset()
 
     def to_bytes(self) -> bytes:
         """The file: equal graphs give equal bytes."""
@@ -78,7 +82,7 @@ class CanonicalGraph:
     def clone(self) -> CanonicalGraph:
         """An independent copy, for passes that change it."""
         model = parse(self.to_bytes())
-        return CanonicalGraph(model, find_units(model), self.notes)
+        return CanonicalGraph(model, find_units(model), self.notes, self.folded)
 
 
 def canonicalise(
@@ -96,17 +100,19 @@ def canonicalise(
         InputError: Not one input and output of the right shape, or something that cannot be brought into the form.
     """
     options = options or CanonicalOptions()
+    batch_norm = FoldBatchNormPass()
     try:
         # Old exporters list weights among the inputs, where a caller might replace them.
         ir.passes.Sequential(common.InlinePass(), common.RemoveInitializersFromInputsPass())(model)
         _ensure_signature(model, contract, labels)
+        _ensure_no_chance(model)
         # While a fixed batch is still written in the shapes it can be told from the other axes of a Reshape.
         ir.passes.Sequential(SimplifyPass(), StaticReshapePass())(model)
         _free_batch(model, contract)
         ir.passes.Sequential(
             SimplifyPass(),
             GlobalMeanPass(),
-            FoldBatchNormPass(),
+            batch_norm,
             SoftThresholdPass(),
             SimplifyPass(),
             OpsetPass(options.opset),
@@ -127,7 +133,8 @@ def canonicalise(
     model.producer_name, model.producer_version = "drsn-edge", __version__
     model.domain, model.model_version = None, None
     write_metadata(model, contract=contract, labels=labels, precision="fp32")
-    graph = CanonicalGraph(model, find_units(model), _notes(model))
+    folded = frozenset(node.name for node in batch_norm.folded if node.name)
+    graph = CanonicalGraph(model, find_units(model), _notes(model), folded)
     ensure_promises(model, opset=options.opset)
     return graph
 
@@ -225,6 +232,18 @@ def _ensure_shape(value: ir.Value, sizes: tuple[int, ...], what: str) -> None:
             f"{value.name} does not fit {what}", got=f"[batch, {', '.join(map(str, found))}]",
             expected=f"[batch, {', '.join(map(str, sizes))}]",
         )  # fmt: skip
+
+
+def _ensure_no_chance(model: ir.Model) -> None:
+    """Refuse a Dropout that drops: without it the graph would be another network than the file."""
+    for node in model.graph:
+        if node.op_type == "Dropout" and len(node.inputs) > 2 and np.any(constant(node.inputs[2])):
+            raise InputError(
+                "the graph decides by chance",
+                got=f"{node.name}: Dropout with training_mode",
+                expected="a network in evaluation mode",
+                hint="call eval() before the export; in forward write F.dropout(x, p, training=self.training)",
+            )
 
 
 def _free_batch(model: ir.Model, contract: SignalContract) -> None:

@@ -43,7 +43,7 @@ def to_half(graph: CanonicalGraph, *, options: HalfOptions | None = None) -> Can
         ) from error
     copy.model.metadata_props["drsn_edge.precision"] = "fp16"
     ensure_promises(copy.model, opset=copy.model.opset_imports[""])
-    return CanonicalGraph(copy.model, find_units(copy.model), copy.notes)
+    return CanonicalGraph(copy.model, find_units(copy.model), copy.notes, copy.folded)
 
 
 def with_probes(data: bytes) -> bytes:

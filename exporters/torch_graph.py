@@ -34,11 +34,13 @@ def export_network(
         options: How the graph is written.
 
     Raises:
-        InputError: The network cannot be traced, or has another shape than contract and labels say.
+        InputError: The network cannot be traced, has another shape than contract and labels say, or something in it
+            stays in training mode when the network is in evaluation mode.
     """
     traced = copy.deepcopy(network).to("cpu", torch.float32).eval().requires_grad_(False)
     # Two windows: a batch of one would be taken for a fixed size.
     example = torch.zeros(2, *contract.shape)
+    _ensure_evaluates(traced, contract)
     try:
         with _quiet(), torch.no_grad():
             traced(example)
@@ -67,6 +69,36 @@ def export_network(
     if not isinstance(model, ir.Model):
         raise TypeError(f"torch.onnx.export made a {type(model).__name__}, not an onnx_ir model")
     return canonicalise(model, contract=contract, labels=labels, options=options)
+
+
+def _ensure_evaluates(network: torch.nn.Module, contract: SignalContract) -> None:
+    """Refuse a network that still trains somewhere, which torch's exporter writes as if it did not."""
+    windows = torch.randn(4, *contract.shape, generator=torch.Generator().manual_seed(0))
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            first, again, alone = (network(x) for x in (windows, windows, windows[:2]))
+            limit = 1e-3 * float(first.abs().max())
+            chance = not torch.allclose(first, again, rtol=0, atol=limit)
+            company = not torch.allclose(first[:2], alone, rtol=0, atol=limit)
+    except Exception:  # noqa: BLE001 - any module may stand here; what it cannot do the tracing below reports
+        return
+    if not first.isfinite().all():
+        return
+    if chance:
+        raise InputError(
+            "the network decides by chance in evaluation mode",
+            got="other logits for the same windows a second time",
+            expected="the same logits",
+            hint="in forward write F.dropout(x, p, training=self.training), or use nn.Dropout",
+        )
+    if company:
+        raise InputError(
+            "the network's logits for a window depend on the other windows of the batch",
+            got="other logits for two windows alone than among four",
+            expected="a network in evaluation mode, with stored statistics in every BatchNorm",
+            hint="do not call train() in forward, nor F.batch_norm(..., training=True) or track_running_stats=False",
+        )
 
 
 def _first_line(error: BaseException) -> str:

@@ -19,6 +19,7 @@ from drsn_edge.pipeline.data import ModelData
 from drsn_edge.pipeline.sources import Source
 from drsn_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
 from drsn_edge.runtime.runner import run_batched
+from drsn_edge.signals.contract import SignalContract
 from drsn_edge.signals.noise import Noise, add_noise, noise_rng
 from drsn_edge.signals.windows import Windows
 
@@ -37,13 +38,16 @@ def choose_golden(
     count: int = 96,
     noises: Sequence[Noise] = ("gaussian",),
     seed: int = 0,
+    contract: SignalContract | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
     """Choose hard windows.
 
     Half of them are spread evenly over classes and SNRs, clean ones among them; the other half are those with the
     smallest margin between the two largest logits out of seven times as many others, because a small error changes
     those decisions first. The last six are made up: silence, the loudest and the faintest window, one clipped at half
-    its amplitude, one with a large offset, one a thousand times as loud.
+    its amplitude, one with a large offset, one a thousand times as loud. A network that does not take the mean off gets
+    an inverted window instead of the offset, and one that does not standardise half the amplitude instead of a thousand
+    times: other amplitudes than those of its data it was never made for, and no range of integers holds both.
 
     Args:
         windows: Not trained on.
@@ -51,6 +55,7 @@ def choose_golden(
         count: How many in all, at least 16.
         noises: Kinds of noise, in turn.
         seed: Of the draw.
+        contract: Of the network; None stands for one that takes the mean off and standardises.
 
     Returns:
         Windows `[count, C, ...]`, classes `[count]` (-1 where a made-up window has none), SNR `[count]` (NaN: clean).
@@ -82,7 +87,7 @@ def choose_golden(
     margin = found[:, -1] - found[:, -2]
     hardest = np.argsort(margin[spread:], kind="stable")[: count - _MADE_UP - spread] + spread
     chosen = np.concatenate([np.arange(spread), hardest])
-    edges, edge_labels = _edges(windows)
+    edges, edge_labels = _edges(windows, contract)
     return (
         np.ascontiguousarray(np.concatenate([x[chosen], edges])),
         np.concatenate([y[chosen], edge_labels]),
@@ -90,20 +95,22 @@ def choose_golden(
     )
 
 
-def _edges(windows: Windows) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def _edges(windows: Windows, contract: SignalContract | None) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Windows at the edge of what a sensor gives."""
     size = np.abs(windows.x.reshape(len(windows), -1)).max(axis=1)
     loudest, faintest = int(size.argmax()), int(size.argmin())
     middle = int(np.argsort(size)[len(size) // 2])
     window = windows.x[middle]
     top = np.float32(np.abs(window).max() / 2)
+    centres = contract is None or contract.detrend == "mean"
+    standardises = contract is None or contract.standardise == "window"
     made = [
         np.zeros_like(window),
         windows.x[loudest],
         windows.x[faintest],
         np.clip(window, -top, top),
-        window + np.float32(10 * size[middle]),
-        window * np.float32(1000),
+        window + np.float32(10 * size[middle]) if centres else -window,
+        window * np.float32(1000 if standardises else 0.5),
     ]
     labels = [-1, windows.y[loudest], windows.y[faintest], windows.y[middle], windows.y[middle], windows.y[middle]]
     return np.stack(made).astype(np.float32), np.asarray(labels, np.int64)

@@ -17,6 +17,7 @@ from drsn_edge.calibration.quantize import quantize
 from drsn_edge.calibration.windows import apart, choose
 from drsn_edge.errors import OutOfTolerance
 from drsn_edge.exporters.canonical import CanonicalGraph, CanonicalOptions, canonicalise, parse
+from drsn_edge.exporters.diagnose import diagnose
 from drsn_edge.exporters.precision import to_half, with_probes, with_telemetry
 from drsn_edge.files import dump_json, sha256_bytes
 from drsn_edge.golden import Golden
@@ -70,7 +71,8 @@ def make_graphs(
     notes: list[str] = []
     with progress.step("canonical graph") as step:
         graph, reference = _canonical(source, options)
-        notes += graph.notes
+        shrinks = source.config is None or str(source.config["model"]).startswith("drsn")
+        notes += [*graph.notes, *diagnose(graph, shrinks=shrinks, traced=source.onnx is None)]
         step.advance()
     pool, real = reference_windows(data, source, seed=options.seed)
     trained, snr = _trained_noise(source)
@@ -78,7 +80,13 @@ def make_graphs(
     if noises != trained:
         missing = ", ".join(kind for kind in trained if kind not in noises)
         notes.append(f"trained in noise that these data cannot have, calibrated and judged without it: {missing}")
-    windows, y, snr_db = choose_golden(pool, reference["fp32"], noises=noises or ("gaussian",), seed=options.seed)
+    windows, y, snr_db = choose_golden(
+        pool,
+        reference["fp32"],
+        noises=noises or ("gaussian",),
+        seed=options.seed,
+        contract=source.contract,
+    )
     fp32 = graph.to_bytes()
     _ensure_equal(fp32, reference["fp32"](windows), windows)
     plain: dict[str, bytes] = {"fp32": fp32}
@@ -179,8 +187,13 @@ def _canonical(
 
 def _foreign_logits(data: bytes, x: NDArray[np.float32]) -> Array:
     with OnnxRuntimeRunner(data) as runner:
-        (output,) = runner.outputs
-        return run_batched(runner, x)[output]
+        (output,), (window,) = runner.outputs, runner.inputs.values()
+        size = window.shape[0]
+        if not isinstance(size, int):
+            return run_batched(runner, x)[output]
+        # A file for one batch size: the last piece is filled up.
+        full = np.concatenate([x, np.repeat(x[-1:], -len(x) % size, axis=0)])
+        return run_batched(runner, full, batch=size)[output][: len(x)]
 
 
 def _ensure_equal(data: bytes, wanted: Array, windows: NDArray[np.float32]) -> None:

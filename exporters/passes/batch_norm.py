@@ -30,7 +30,14 @@ class FoldBatchNormPass(ir.passes.InPlacePass):
                (gamma / sqrt(variance + epsilon) overflows half precision and loses digits in single),
             2. anywhere else: Mul and Add with one constant per channel, computed in float64,
             3. no BatchNormalization is left.
+
+    Attributes:
+        folded: Nodes that a BatchNormalization went into: afterwards nothing else tells that there was one.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folded: list[ir.Node] = []
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Apply."""
@@ -48,6 +55,7 @@ class FoldBatchNormPass(ir.passes.InPlacePass):
                     and _fold(weighted, scale, shift)
                 ):
                     replace(node.outputs[0], source)
+                    self.folded.append(weighted)
                 else:
                     _multiply_add(node, source, scale, shift)
                 modified = True

@@ -43,7 +43,7 @@ class TelemetryPass(ir.passes.InPlacePass):
         if not units:
             return ir.passes.PassResult(model, modified=False)
         tail = _Tail(model.graph, "telemetry")
-        thresholds = [tail.mean_over_channels(tail.flat(tail.single(unit.threshold))) for unit in units]
+        thresholds = [tail.mean_over_channels(tail.own_threshold(unit)) for unit in units]
         shares = [tail.mean_over_channels(tail.zero_share(unit)) for unit in units]
         for name, columns in (("threshold", thresholds), ("zero_share", shares)):
             table = tail.add("Concat", columns, ("batch", len(units)), attributes={"axis": 1})
@@ -95,11 +95,19 @@ class _Tail:
 
     def threshold(self, unit: ShrinkageUnit) -> ir.Value:
         """The threshold of every channel, `[batch, C]`."""
-        value, channels = self.flat(self.single(unit.threshold)), dimension(unit.features, 1) or 1
+        value, channels = self.own_threshold(unit), dimension(unit.features, 1) or 1
         if dimension(value, 1) == channels:
             return value
         row = initializer(self.graph, f"probe.ones.{channels}", np.ones((1, channels), np.float32))
         return self.add("Mul", [value, row], ("batch", channels))
+
+    def own_threshold(self, unit: ShrinkageUnit) -> ir.Value:
+        """The threshold as the unit has it, `[batch, C]` or `[batch, 1]`; one that varies along positions as mean."""
+        value = self.single(unit.threshold)
+        shape = tuple(value.shape or ())
+        if any(size != 1 for size in shape[2:]):
+            value = self.add("GlobalAveragePool", [value], (*shape[:2], *[1] * (len(shape) - 2)))
+        return self.flat(value)
 
     def zero_share(self, unit: ShrinkageUnit) -> ir.Value:
         """Share of positions per channel in the dead zone `|y| <= tau`, `[batch, C]`.

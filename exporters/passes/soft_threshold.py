@@ -52,11 +52,21 @@ class SoftThresholdPass(ir.passes.InPlacePass):
 
 def match(node: ir.Node) -> SoftThreshold | None:
     """The soft threshold that a node is the last operator of, in any form."""
+    return next(
+        (
+            item
+            for item in spelled(node)
+            if non_negative(item.tau) and _keeps_shape(item.features, item.root.outputs[0])
+        ),
+        None,
+    )
+
+
+def spelled(node: ir.Node) -> Iterator[SoftThreshold]:
+    """What is written like a soft threshold, whatever its tau: where that can be negative, it is none."""
     for form, find in _FORMS.get(node.op_type, ()):
         for features, tau in find(node):
-            if non_negative(tau) and _keeps_shape(features, node.outputs[0]):
-                return SoftThreshold(node, features, tau, form)
-    return None
+            yield SoftThreshold(node, features, tau, form)
 
 
 def _keeps_shape(features: ir.Value, result: ir.Value) -> bool:
