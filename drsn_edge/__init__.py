@@ -19,14 +19,18 @@ if TYPE_CHECKING:
     from drsn_edge.pipeline.export import ExportOptions as ExportOptions
     from drsn_edge.pipeline.export import export as export
     from drsn_edge.pipeline.inspect import inspect as inspect
+    from drsn_edge.pipeline.study import study as study
+    from drsn_edge.pipeline.study import summarise_study as summarise_study
     from drsn_edge.pipeline.survey import data as data
     from drsn_edge.pipeline.sweep import SweepOptions as SweepOptions
     from drsn_edge.pipeline.train import train as train
     from drsn_edge.pipeline.verify import verify as verify
+    from drsn_edge.training.study import StudyOptions as StudyOptions
 
 _PUBLIC = {
     "Bundle": "drsn_edge.bundle",
     "ExportOptions": "drsn_edge.pipeline.export",
+    "StudyOptions": "drsn_edge.training.study",
     "SweepOptions": "drsn_edge.pipeline.sweep",
     "build": "drsn_edge.pipeline.build",
     "data": "drsn_edge.pipeline.survey",
@@ -34,6 +38,8 @@ _PUBLIC = {
     "doctor": "drsn_edge.pipeline.doctor",
     "export": "drsn_edge.pipeline.export",
     "inspect": "drsn_edge.pipeline.inspect",
+    "study": "drsn_edge.pipeline.study",
+    "summarise_study": "drsn_edge.pipeline.study",
     "train": "drsn_edge.pipeline.train",
     "verify": "drsn_edge.pipeline.verify",
 }
@@ -41,6 +47,7 @@ _PUBLIC = {
 __all__ = [
     "Bundle",
     "ExportOptions",
+    "StudyOptions",
     "SweepOptions",
     "__version__",
     "build",
@@ -49,6 +56,8 @@ __all__ = [
     "doctor",
     "export",
     "inspect",
+    "study",
+    "summarise_study",
     "train",
     "verify",
 ]

@@ -65,6 +65,7 @@ def command(
 ) -> None:
     """Train networks over noises, folds and seeds, and say how surely one is better than another."""
     with session(json=json, quiet=quiet, debug=debug) as ui:
+        common.no_json(config)
         from drsn_edge.cli import study_options
         from drsn_edge.pipeline.study import StudyResult, study, summarise_study
 

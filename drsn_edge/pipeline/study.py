@@ -219,10 +219,12 @@ def _check_data(data: Dataset, options: StudyOptions) -> tuple[tuple[int, ...], 
     folds = options.folds or tuple(range(fold_count(data, options.protocol)))
     parts = [split(data, protocol=options.protocol, fold=fold) for fold in folds]
     notes = dict.fromkeys([*data.notes, *(note for item in parts for note in item.notes)])
-    windows = cut_part(data, parts[0], "train")
+    windows, validation = cut_part(data, parts[0], "train"), cut_part(data, parts[0], "validation")
+    for part in (windows, validation, cut_part(data, parts[0], "test")):
+        part.source.check(options.noises)
     epochs = options.epochs or default_epochs(len(windows), options.batch)
     network = new_network(data, parts[0], model=options.models[0], preset=options.preset, seed=0)
-    check_windows(network, windows, cut_part(data, parts[0], "validation"))
+    check_windows(network, windows, validation)
     return folds, epochs, tuple(notes)
 
 
