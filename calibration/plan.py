@@ -80,7 +80,7 @@ class PrecisionPlan:
         for row in value:
             if not isinstance(row, Mapping) or {*row} != {*names} or not all(isinstance(x, str) for x in row.values()):
                 raise InputError(
-                    "the precision plan has a damaged row", got=row, expected=f"a text for each of {', '.join(names)}"
+                    "the precision plan has a damaged row", got=repr(row), expected=f"a text for each of {', '.join(names)}"
                 )
             layer = LayerPlan(**row)
             if layer.precision not in get_args(Precision):
