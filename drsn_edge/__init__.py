@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from drsn_edge.pipeline.export import export as export
     from drsn_edge.pipeline.inspect import inspect as inspect
     from drsn_edge.pipeline.study import study as study
-    from drsn_edge.pipeline.study import summarise_study as summarise_study
+    from drsn_edge.pipeline.study_result import summarise_study as summarise_study
     from drsn_edge.pipeline.survey import data as data
     from drsn_edge.pipeline.sweep import SweepOptions as SweepOptions
     from drsn_edge.pipeline.train import train as train
@@ -39,7 +39,7 @@ _PUBLIC = {
     "export": "drsn_edge.pipeline.export",
     "inspect": "drsn_edge.pipeline.inspect",
     "study": "drsn_edge.pipeline.study",
-    "summarise_study": "drsn_edge.pipeline.study",
+    "summarise_study": "drsn_edge.pipeline.study_result",
     "train": "drsn_edge.pipeline.train",
     "verify": "drsn_edge.pipeline.verify",
 }

@@ -67,7 +67,8 @@ def command(
     with session(json=json, quiet=quiet, debug=debug) as ui:
         common.no_json(config)
         from drsn_edge.cli import study_options
-        from drsn_edge.pipeline.study import StudyResult, study, summarise_study
+        from drsn_edge.pipeline.study import study
+        from drsn_edge.pipeline.study_result import StudyResult, summarise_study
 
         shown = study_options.parse_confusion(confusion)
         result: StudyResult

@@ -9,7 +9,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from drsn_edge.parity.paired import Difference
-    from drsn_edge.pipeline.study import StudyResult
+    from drsn_edge.pipeline.study_result import StudyResult
 
 
 def study_table(console: Console, result: StudyResult) -> None:

@@ -5,21 +5,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drsn_edge._version import __version__
-from drsn_edge.errors import InputError, MissingDependency, UsageError
+from drsn_edge.errors import InputError, UsageError
 from drsn_edge.extras import require
 from drsn_edge.files import read_json, sha256_bytes, write_json
-from drsn_edge.model.config import MODELS
-from drsn_edge.parity.study_cell import StudyCell
-from drsn_edge.parity.study_summary import StudySummary, summarise
-from drsn_edge.pipeline.study_worker import CELLS, WORK, Setup, cell_file, fit_options, run_cell
+from drsn_edge.pipeline.study_result import CELLS, CONFIG, FORMAT, RESULT, StudyResult, gather, write_results
+from drsn_edge.pipeline.study_worker import WORK, Setup, cell_file, fit_options, run_cell
 from drsn_edge.pipeline.train import cut_part, default_epochs, new_network
 from drsn_edge.progress import SILENT, Progress
-from drsn_edge.report.study_page import StudyPage, write_study_page
 from drsn_edge.runtime.cpus import usable_cpus
 from drsn_edge.signals.datasets import Dataset, load_dataset
 from drsn_edge.signals.protocols import fold_count
@@ -27,41 +22,7 @@ from drsn_edge.signals.splits import split
 from drsn_edge.training.study import Cell, StudyOptions, check_same, options_json
 from drsn_edge.training.workers import run_jobs
 
-CONFIG, RESULT, PAGE, LOCK = "config.json", "study.json", "study.html", ".lock"
-_FORMAT = 1
-
-
-@dataclass(frozen=True)
-class StudyResult:
-    """A study as far as it has come.
-
-    Attributes:
-        out: Its folder.
-        config: What was asked for, and what identifies it.
-        cells: Finished, in the order of the grid.
-        planned: Cells that this command asked for; more may have been there.
-        summary: None before the first cell is finished.
-        notes: What the user should know, one sentence each.
-    """
-
-    out: Path
-    config: Mapping[str, Any]
-    cells: tuple[StudyCell, ...]
-    planned: int
-    summary: StudySummary | None
-    notes: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """The content of `study.json`; confusion matrices of single cells stay in their files."""
-        return {
-            "format_version": _FORMAT,
-            "drsn_edge": __version__,
-            "config": dict(self.config),
-            "planned": self.planned,
-            "cells": [cell.to_json(confusion=False) for cell in self.cells],
-            "summary": None if self.summary is None else self.summary.to_json(),
-            "notes": list(self.notes),
-        }
+LOCK = ".lock"
 
 
 def study(
@@ -118,59 +79,15 @@ def study(
     todo = [cell for cell in grid if not cell_file(out, cell).is_file()]
     if dry_run:
         said = f"Dry run: {len(todo)} of {len(grid)} cells of {epochs} epochs would be trained; nothing was written."
-        return _result(out, config, len(grid), confusion, (*notes, said))
+        return gather(out, config, len(grid), confusion, (*notes, said))
     (out / CELLS).mkdir(parents=True, exist_ok=True)
     with _locked(out):
-        write_json(out / CONFIG, {"format_version": _FORMAT, "planned": len(grid), **config})
+        write_json(out / CONFIG, {"format_version": FORMAT, "planned": len(grid), **config})
         setup = Setup(dataset, tuple(sorted((where or {}).items())), options, out)
         _run(setup, todo, grid, min(workers or usable_cpus(), max(len(todo), 1)), config, confusion, notes, progress)
         with contextlib.suppress(OSError):  # the state of cells that were begun and are not in this grid
             (out / WORK).rmdir()
-        return _write(_result(out, config, len(grid), confusion, notes))
-
-
-def summarise_study(out: Path, *, confusion: Sequence[float | None] | None = None) -> StudyResult:
-    """Rebuild `study.json` and `study.html` from the cells that are there, without training and without the data.
-
-    Raises:
-        InputError: There is no study, no finished cell, or a file that cannot be read.
-    """
-    value = read_json(out / CONFIG, what="the configuration of the study")
-    if value.get("format_version") != _FORMAT:
-        raise InputError(
-            "the study has another format version", got=repr(value.get("format_version")), expected=_FORMAT
-        )
-    config = {key: item for key, item in value.items() if key not in ("format_version", "planned")}
-    result = _result(out, config, int(value["planned"]), confusion, ())
-    if result.summary is None:
-        raise InputError("the study has no finished cell", got=out / CELLS, expected="at least one file")
-    return _write(result)
-
-
-def _write(result: StudyResult) -> StudyResult:
-    """`study.json`, and the page where it can be drawn."""
-    assert result.summary is not None
-    options, identity = result.config["options"], result.config["identity"]
-    trained = identity["train_snr_db"]
-    where = result.config["where"]
-    shown = {key: value for key, value in options.items() if value is not None}
-    page = StudyPage(
-        title=f"Study of {result.config['dataset']}"
-        + (f", {', '.join(f'{key} {value}' for key, value in where.items())}" if where else ""),
-        summary=result.summary,
-        configuration={**shown, **identity, "parameters": result.summary.parameters},
-        protocol=identity["protocol"],
-        preset=identity["preset"],
-        headline_snr_db=None if trained is None else float(trained[0]),
-        notes=result.notes,
-    )
-    try:
-        write_study_page(result.out / PAGE, page)
-    except MissingDependency as error:
-        note = f"{PAGE} was not written: {error.what}; {error.hint}; then --summarise."
-        result = dataclasses.replace(result, notes=(*result.notes, note))
-    write_json(result.out / RESULT, result.to_json())
-    return result
+        return write_results(gather(out, config, len(grid), confusion, notes))
 
 
 def _run(
@@ -196,7 +113,7 @@ def _run(
         def end(cell: Cell) -> None:
             nonlocal finished
             finished += 1
-            partial = _result(setup.out, config, len(grid), confusion, notes)
+            partial = gather(setup.out, config, len(grid), confusion, notes)
             write_json(setup.out / RESULT, partial.to_json())
             step.advance(0, note=f"{finished} of {len(grid)} cells, {cell.key}")
 
@@ -249,9 +166,9 @@ def _check_folder(out: Path, identity: Mapping[str, Any]) -> None:
     if (out / CONFIG).is_file():
         value = read_json(out / CONFIG, what="the configuration of the study")
         before = value.get("identity")
-        if value.get("format_version") != _FORMAT or not isinstance(before, dict):
+        if value.get("format_version") != FORMAT or not isinstance(before, dict):
             raise InputError(
-                "the study has another format version", got=repr(value.get("format_version")), expected=_FORMAT
+                "the study has another format version", got=repr(value.get("format_version")), expected=FORMAT
             )
         check_same(out, before, identity)
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -260,31 +177,6 @@ def _check_folder(out: Path, identity: Mapping[str, Any]) -> None:
             got=out,
             expected=f"a new name, or a folder with the {CONFIG} of a study",
         )
-
-
-def _result(
-    out: Path, config: Mapping[str, Any], planned: int, confusion: Sequence[float | None] | None, notes: tuple[str, ...]
-) -> StudyResult:
-    found = [
-        StudyCell.from_json(read_json(path, what="the cell"), source=path)
-        for path in (sorted((out / CELLS).glob("*.json")) if (out / CELLS).is_dir() else [])
-    ]
-    # In the order of the paper's table, then as they are trained.
-    cells = sorted(found, key=lambda c: (c.noise, MODELS.index(c.model) if c.model in MODELS else 99, c.fold, c.seed))
-    summary = None
-    if cells:
-        shown = _shown(config) if confusion is None else tuple(confusion)
-        summary = summarise(cells, models=list(dict.fromkeys([*MODELS, *(c.model for c in cells)])), confusion=shown)
-    if len(cells) < planned:
-        notes = (*notes, f"{planned - len(cells)} of {planned} cells are not finished; figures are of those that are.")
-    return StudyResult(out, config, tuple(cells), planned, summary, notes)
-
-
-def _shown(config: Mapping[str, Any]) -> tuple[float | None, ...]:
-    """Clean, 0 dB, and the lowest trained ratio, as far as they were scored."""
-    identity = config["identity"]
-    trained = identity["train_snr_db"]
-    return (None, 0.0, *(() if trained is None else (float(trained[0]),)))
 
 
 @contextlib.contextmanager

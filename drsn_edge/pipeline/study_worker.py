@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from drsn_edge.errors import DrsnError, UsageError
 from drsn_edge.files import write_json
 from drsn_edge.parity.study_cell import CellScore, StudyCell
+from drsn_edge.pipeline.study_result import CELLS
 from drsn_edge.pipeline.train import cut_part, new_network
 from drsn_edge.signals.datasets import Dataset, load_dataset
 from drsn_edge.signals.splits import PARTS, Part, Split, split
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from drsn_edge.training.options import FitOptions
     from drsn_edge.training.records import FitResult
 
-CELLS, WORK = "cells", "work"
+WORK = "work"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 
 from drsn_edge.errors import InputError, MissingDependency, UsageError
-from drsn_edge.pipeline.study import StudyResult, study, summarise_study
+from drsn_edge.pipeline.study import study
+from drsn_edge.pipeline.study_result import StudyResult, summarise_study
 from drsn_edge.pipeline.train import train
 from drsn_edge.training.study import StudyOptions
 
