@@ -14,7 +14,6 @@ EPILOG = """
 Examples:
 
     drsn-edge build cw.drsn
-
     drsn-edge build cw.drsn --precision fp16,int8 --target sm86 --target sm89
 """
 

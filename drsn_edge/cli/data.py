@@ -16,7 +16,6 @@ EPILOG = """
 Examples:
 
     drsn-edge data synthetic
-
     drsn-edge data table:recordings.csv --protocol bearing --fold 1
 """
 

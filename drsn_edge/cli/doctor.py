@@ -17,7 +17,6 @@ EPILOG = """
 Examples:
 
     drsn-edge doctor
-
     drsn-edge doctor cw.drsn --json
 """
 

@@ -16,11 +16,8 @@ EPILOG = """
 Examples:
 
     drsn-edge export runs/cw --out cw.drsn --calibrate cwru:DIR --target sm86
-
     drsn-edge export mine.pt --config mine.json --out mine.drsn
-
     drsn-edge export mymodels:make --weights m.pt --config m.json --out m.drsn
-
     drsn-edge export old.onnx --config mine.toml --out old.drsn --engine none
 """
 

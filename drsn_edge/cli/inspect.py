@@ -17,7 +17,6 @@ EPILOG = """
 Examples:
 
     drsn-edge inspect cw.drsn
-
     drsn-edge inspect model.fp16.engine --json
 """
 

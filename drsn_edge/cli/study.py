@@ -14,11 +14,8 @@ EPILOG = """
 Examples:
 
     drsn-edge study synthetic --models resnet,drsn-cw --seeds 3 --out first
-
     drsn-edge study cwru:DIR --load 0 --models resnet,drsn-cs,drsn-cw --out cwru
-
     drsn-edge study cwru:DIR --protocol bearing --fold all --out bearing
-
     drsn-edge study --summarise cwru
 """
 

@@ -14,9 +14,7 @@ EPILOG = """
 Examples:
 
     drsn-edge train synthetic --out runs/first
-
     drsn-edge train cwru:DIR --load 0 --snr=-6:10 --out runs/cw
-
     drsn-edge train table:recordings.csv --protocol bearing --out runs/mine
 """
 

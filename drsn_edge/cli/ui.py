@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -173,3 +174,13 @@ class Command(TyperCommand):
                     what = error.format_message()  # type: ignore[attr-defined]
                     sys.stdout.write(dump_json(UsageError(what, hint=f"drsn-edge {info_name} --help").to_json()))
                 raise
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """The help, and the examples as they are written: typer folds an epilog, each version in its own way."""
+        examples, self.epilog = self.epilog, None
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            self.epilog = examples
+        if examples:
+            typer.echo(textwrap.indent(textwrap.dedent(examples).strip("\n"), " ") + "\n")

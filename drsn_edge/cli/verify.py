@@ -14,11 +14,8 @@ EPILOG = """
 Examples:
 
     drsn-edge verify cw.drsn
-
     drsn-edge verify cw.drsn --data cwru:DIR --json > parity.json
-
     drsn-edge verify cw.drsn --require engine
-
     drsn-edge verify --from parity.json --tolerance strict.toml
 """
 
