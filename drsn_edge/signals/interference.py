@@ -6,7 +6,8 @@ place drawn anew. Its power is that of the four together, so the ratio means wha
 `distractor`: a patch of a picture of another class, pasted over the window at a place, with a size and an aspect drawn
 anew: the object that has nothing to do with the class, as a mouse beside a cat (Zhao et al. 2020, section I). It hides
 what is under it, so the ratio is that of the areas, `SNR = 10 log10(visible / covered)`: two pictures have the same
-power for each pixel, in expectation. At 0 dB half of the picture is covered.
+power for each pixel, in expectation. At 0 dB half of the picture is covered; below, the distractor is the larger of
+the two, and nothing but the training says which of them is meant.
 
 Who is heard where: both are made of the recordings that train, whichever part they are added to. A speaker or picture
 that tests is never in the noise that a network trains on, nor in that which it is tested with; no window meets its own
