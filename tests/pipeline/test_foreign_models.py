@@ -5,6 +5,7 @@ import json
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,16 @@ import pytest
 import torch
 
 from drsn_edge.bundle import graph_name
+from drsn_edge.errors import InputError
 from drsn_edge.pipeline.export import ExportOptions, ExportResult, export
+from drsn_edge.pipeline.golden import choose_golden
+from drsn_edge.pipeline.sources import load_source
 from drsn_edge.pipeline.sweep import SweepOptions
 from drsn_edge.pipeline.verify import verify
 from drsn_edge.signals.contract import SignalContract
 from drsn_edge.signals.datasets import load_dataset
 from drsn_edge.signals.noise import add_noise, noise_rng
-from drsn_edge.signals.windows import Segment, cut
+from drsn_edge.signals.windows import Segment, Windows, cut
 
 CONTRACT = SignalContract(1000.0, ("channel-0",), window=64, hop=32, detrend="none", standardise="none")
 LABELS = ("high", "low", "middle")
@@ -138,3 +142,35 @@ def test_an_onnx_file_of_somebody_else(trained: Callable[[str], torch.nn.Module]
         options=OPTIONS, sweep=SWEEP,
     )  # fmt: skip
     check(result, network, tones, units=2)
+
+
+def test_their_weights_under_other_names(
+    trained: Callable[[str], torch.nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = trained("two_relus")
+    state = {name.replace("layers.", "blocks."): value for name, value in network.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "weights.pth")
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    config = write_config(tmp_path, names={r"blocks\.(.*)": r"layers.\1"})
+    source = load_source("foreign_models:two_relus", config=config, weights=tmp_path / "weights.pth")
+    for name, value in source.module.state_dict().items():
+        torch.testing.assert_close(value, network.state_dict()[name], rtol=0, atol=0)
+    with pytest.raises(InputError, match="do not fit the model"):
+        load_source("foreign_models:two_relus", config=write_config(tmp_path), weights=tmp_path / "weights.pth")
+
+
+@pytest.mark.parametrize(
+    ("detrend", "standardise", "factor", "offset", "gain"),
+    [("mean", "window", 1, 10, 1000), ("none", "none", -1, 0, 0.5), ("mean", "none", 1, 10, 0.5)],
+)
+def test_made_up_windows_stay_within_what_a_network_was_made_for(
+    detrend: Any, standardise: Any, factor: int, offset: int, gain: float
+) -> None:
+    x = np.random.default_rng(0).normal(size=(40, 1, 32)).astype(np.float32)
+    windows = Windows(x=x, y=np.arange(40) % 2, cluster=np.arange(40), labels=("a", "b"))
+    contract = replace(CONTRACT, window=32, detrend=detrend, standardise=standardise)
+    found, _, _ = choose_golden(windows, lambda some: some[:, 0, :2], count=16, contract=contract)
+    size = np.abs(x).max(axis=(1, 2))
+    middle = np.argsort(size)[20]
+    np.testing.assert_allclose(found[-2], factor * x[middle] + offset * size[middle], rtol=1e-6)
+    np.testing.assert_allclose(found[-1], gain * x[middle], rtol=1e-6)
