@@ -76,7 +76,7 @@ class PreActivationUnit(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Standardises its windows itself, so that their contract does not."""
+    """Standardises its windows itself, as its contract says."""
 
     def __init__(self, *units: nn.Module, width: int) -> None:
         super().__init__()

@@ -26,7 +26,7 @@ from drsn_edge.signals.datasets import load_dataset
 from drsn_edge.signals.noise import add_noise, noise_rng
 from drsn_edge.signals.windows import Segment, Windows, cut
 
-CONTRACT = SignalContract(1000.0, ("channel-0",), window=64, hop=32, detrend="none", standardise="none")
+CONTRACT = SignalContract(1000.0, ("channel-0",), window=64, hop=32)
 LABELS = ("high", "low", "middle")
 OPTIONS = ExportOptions(engines=(), method="min-max", calibration_windows=96, report=False)
 SWEEP = SweepOptions(noises=("gaussian",), snrs_db=(10.0,), draws=1)
