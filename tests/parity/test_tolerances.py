@@ -122,6 +122,16 @@ def test_fp16_passes_its_precision_hop_and_coarser_rounding_fails(chain: Chain, 
     assert tolerance.violations(compare(fp32, chain.quantized(np.float32, chain.scales * 10)))
 
 
+def test_a_lucky_noise_floor_does_not_fail_a_sound_fp16_graph() -> None:
+    """Figures of a small trained network whose FP16 graph is sound: the margins are 20 times the error."""
+    fp32 = np.tile(np.array([[8.0, -8.0]]), (96, 1))
+    floor, half = np.zeros_like(fp32), np.zeros_like(fp32)
+    floor[83, 0], half[83, 0] = 1.9e-6, 0.017
+    tolerance = derive("precision", "fp16", reference=fp32, fp64=fp32 + floor)
+    assert not tolerance.violations(compare(fp32, fp32 + half))
+    assert tolerance.violations(compare(fp32, fp32 + 2 * half))
+
+
 def test_an_engine_may_be_as_loud_as_the_quantization_itself(chain: Chain, fp32: Array) -> None:
     recorded = chain.quantized(np.float32)
     tolerance = derive("engine", "int8", reference=fp32, recorded=recorded)
