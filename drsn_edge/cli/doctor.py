@@ -24,10 +24,11 @@ Examples:
 def command(
     bundle: Annotated[Path | None, typer.Argument(help="Also say whether this bundle's needs are met.")] = None,
     json: common.Json = False,
+    quiet: common.Quiet = False,
     debug: common.Debug = False,
 ) -> None:
     """Say what this machine has, what is missing, and how to get it. Exit 3 when no engine of BUNDLE can run here."""
-    with session(json=json, quiet=True, debug=debug) as ui:
+    with session(json=json, quiet=quiet, debug=debug) as ui:
         from drsn_edge.pipeline.doctor import doctor, to_json
 
         findings = doctor(bundle)

@@ -24,10 +24,11 @@ Examples:
 def command(
     path: Annotated[Path, typer.Argument(help="A bundle, run folder, engine, .onnx or .safetensors file.")],
     json: common.Json = False,
+    quiet: common.Quiet = False,
     debug: common.Debug = False,
 ) -> None:
     """Say what a file or folder is: precisions, plan, engines, contract, hashes."""
-    with session(json=json, quiet=True, debug=debug) as ui:
+    with session(json=json, quiet=quiet, debug=debug) as ui:
         from drsn_edge.pipeline.inspect import inspect
 
         facts = inspect(path)

@@ -56,3 +56,12 @@ def demo(
         progress=progress,
     )
     return DemoResult(trained, exported)
+
+
+def check_demo(*, out: Path, epochs: int = EPOCHS, seed: int = 0, force: bool = False) -> TrainResult:
+    """Everything that `demo` checks before it starts, and what it would train; writes nothing.
+
+    Arguments and errors as for `demo`.
+    """
+    check_output(out, force=force)
+    return train(DATASET, out=out / "run", epochs=epochs, seed=seed, force=force, dry_run=True)

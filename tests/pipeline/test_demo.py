@@ -47,6 +47,13 @@ def test_it_ends_with_a_verified_bundle(trained: dict[str, Any], workshop: Any, 
     assert sorted(path.name for path in out.iterdir()) == ["demo.drsn", "run"]
 
 
+def test_a_dry_run_trains_nothing(tmp_path: Path) -> None:
+    said = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "demo"), "--epochs", "3", "--dry-run"])
+    assert said.exit_code == 0, said.stderr
+    assert said.stdout.startswith("would train 3 epochs into ")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_there_stays(trained: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     with pytest.raises(UsageError, match=r"(?s)exists already.*mine.*--force"):
