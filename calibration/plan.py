@@ -80,7 +80,9 @@ class PrecisionPlan:
         for row in value:
             if not isinstance(row, Mapping) or {*row} != {*names} or not all(isinstance(x, str) for x in row.values()):
                 raise InputError(
-                    "the precision plan has a damaged row", got=repr(row), expected=f"a text for each of {', '.join(names)}"
+                    "the precision plan has a damaged row",
+                    got=repr(row),
+                    expected=f"a text for each of {', '.join(names)}",
                 )
             layer = LayerPlan(**row)
             if layer.precision not in get_args(Precision):
@@ -118,7 +120,7 @@ def make_plan(graph: CanonicalGraph, *, quantize_first: bool = False, glue: Prec
     done: set[str] = set()
     rows: list[LayerPlan] = []
     first = True
-    products = [node for node in graph.model.graph if node.op_type in ("Gemm", "MatMul") and node not in branches]
+    products = [node for node in graph.model.graph if node.op_type in ("Gemm", "MatMul")]
     for node in graph.model.graph:
         unit = branches.get(node)
         if unit is not None:

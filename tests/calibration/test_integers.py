@@ -157,6 +157,16 @@ def test_convolutions_of_one_input_share_a_pair_when_their_scales_agree() -> Non
         assert len(quantizers) == pairs + 2
 
 
+def test_the_size_of_the_kernel_is_written_where_it_was_not() -> None:
+    """Before 10.4 TensorRT takes it from nowhere else when weights are computed."""
+    model = two_readers()
+    assert all("kernel_shape" not in node.attributes for node in model.graph)
+    QuantizePass({"a/Conv": 0.1})(model)
+    written = {node.name: node.attributes.get_ints("kernel_shape", None) for node in model.graph}
+    assert written["a/Conv"] == (3,)
+    assert written["b/Conv"] is None
+
+
 def test_shared_weights_stay_shared_in_value(run_onnx: Run) -> None:
     model = two_readers()
     weight = constant(model.graph.initializers["w"])

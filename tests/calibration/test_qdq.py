@@ -17,12 +17,13 @@ pytest.importorskip("onnx_ir", reason="graphs are made with onnx_ir")
 import onnx
 import onnx_ir as ir
 
-from drsn_edge.calibration.observers import weight_scales
+from drsn_edge.calibration import quantize as module
+from drsn_edge.calibration.observers import round_weights, weight_scales
 from drsn_edge.calibration.plan import PrecisionPlan
 from drsn_edge.calibration.qdq import QuantizePass
 from drsn_edge.calibration.quantize import ensure_float_units, quantize
 from drsn_edge.exporters.canonical import CanonicalGraph
-from drsn_edge.exporters.graph_tools import constant
+from drsn_edge.exporters.graph_tools import constant, emit
 from drsn_edge.exporters.precision import with_probes
 
 Array = NDArray[Any]
@@ -100,8 +101,7 @@ def test_structure_is_the_one_that_every_tensorrt_reads(
             if index == 1:
                 stored = arrays[step.input[0]]
                 assert stored.dtype == np.float32
-                steps = weight_scales(weights).reshape(-1, *[1] * (weights.ndim - 1))
-                assert np.array_equal(np.rint(stored / steps), np.clip(np.rint(weights / steps), -127, 127))
+                assert np.array_equal(stored, round_weights(weights))
     every = {node.name for node in proto.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")}
     assert every == pairs, "a pair stands where no convolution reads it"
 
@@ -211,6 +211,30 @@ def test_a_quantized_branch_would_be_noticed(exported: Exported) -> None:
     with pytest.raises(InputError, match="has changed the shrinkage units") as caught:
         ensure_float_units(graph.units[:1], graph.units)
     assert caught.value.got == "['units.0']"
+
+
+def test_a_quantizer_that_quantizes_a_branch_is_stopped(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch, unit_scales: Scales
+) -> None:
+    class Careless(QuantizePass):
+        def call(self, model: ir.Model) -> ir.passes.PassResult:
+            result = super().call(model)
+            node = next(node for node in model.graph if node.op_type == "Abs")
+            value = node.inputs[0]
+            assert value is not None
+            pair = [
+                next(node for node in model.graph if node.op_type == "QuantizeLinear").inputs[index] for index in (1, 2)
+            ]
+            stored = emit(node, "QuantizeLinear", [value, *pair], shape=value.shape, dtype=ir.DataType.INT8, name="a/Q")
+            node.replace_input_with(0, emit(node, "DequantizeLinear", [stored, *pair], like=value, name="a/DQ"))
+            return result
+
+    _, graph = exported()
+    plan, scales = unit_scales(graph)
+    monkeypatch.setattr(module, "QuantizePass", Careless)
+    with pytest.raises(InputError, match=r"the threshold branch of units\.0 was quantized") as caught:
+        quantize(graph, plan=plan, scales=scales, glue="fp32")
+    assert caught.value.got in ("a/Q", "a/DQ")
 
 
 def test_the_graph_that_is_quantized_is_not_changed(exported: Exported, glue: str, unit_scales: Scales) -> None:
