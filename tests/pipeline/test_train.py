@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from sklearn.metrics import balanced_accuracy_score
 from drsn_edge.errors import InputError, MissingDependency, UsageError
 from drsn_edge.model.checkpoint import load_checkpoint
 from drsn_edge.pipeline.train import TrainResult, default_epochs, train
+from drsn_edge.progress import Step
 from drsn_edge.signals.datasets import load_dataset
 from drsn_edge.signals.noise import add_noise, noise_rng
 from drsn_edge.signals.windows import cut
@@ -202,24 +204,22 @@ def test_a_dry_run_checks_and_writes_nothing(dataset: str, tmp_path: Path) -> No
 def test_threads_are_those_asked_for_and_then_as_before(dataset: str, tmp_path: Path) -> None:
     seen: list[int] = []
 
+    class Enough(Exception):
+        pass
+
     class Watch:
-        def advance(self, amount: int = 1, note: str | None = None) -> None:
+        """Stops before the first step: training on two threads crawls while another test keeps a CPU busy."""
+
+        def step(self, title: str, total: int | None = None) -> AbstractContextManager[Step]:
             seen.append(torch.get_num_threads())
-
-        def __enter__(self) -> Watch:
-            return self
-
-        def __exit__(self, *rest: object) -> None:
-            pass
-
-        def step(self, title: str, total: int | None = None) -> Watch:
-            return self
+            raise Enough
 
         def notice(self, text: str) -> None:
             pass
 
-    run(dataset, tmp_path / "run", epochs=1, threads=2, progress=Watch())
-    assert set(seen) == {2}
+    with pytest.raises(Enough):
+        run(dataset, tmp_path / "run", epochs=1, threads=2, progress=Watch())
+    assert seen == [2]
     assert torch.get_num_threads() == 1
 
 
