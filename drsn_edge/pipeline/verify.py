@@ -178,6 +178,7 @@ def _hops(bundle: Bundle, golden: Golden, variants: Variants) -> tuple[Hop, ...]
     now: dict[str, Logits] = {item.name: item.logits(golden.windows) for item in variants.running}
     pytorch = now.get("pytorch", golden.logits["pytorch"])
     hops: list[Hop] = []
+    samples = golden.windows[0, 0].size
 
     def add(from_: str, to: str, want: Logits, tolerance: Tolerance) -> None:
         item = variants[to]
@@ -194,10 +195,12 @@ def _hops(bundle: Bundle, golden: Golden, variants: Variants) -> tuple[Hop, ...]
         recorded = golden.logits.get(name)
         if name in variants and recorded is not None and (name != "pytorch" or variants[name].runner is not None):
             precision = precision_of(name)
-            tolerance = derive("recorded", precision, reference=golden.logits["pytorch"], recorded=recorded)
+            tolerance = derive(
+                "recorded", precision, reference=golden.logits["pytorch"], recorded=recorded, samples=samples
+            )
             add(f"recorded-{name.removeprefix('onnx-')}", name, recorded, tolerance)
     if "onnx-fp32" in variants:
-        add("pytorch", "onnx-fp32", pytorch, derive("export", "fp32"))
+        add("pytorch", "onnx-fp32", pytorch, derive("export", "fp32", samples=samples))
     single = now.get("onnx-fp32", golden.logits.get("onnx-fp32", pytorch))
     for name in ("onnx-fp16", "onnx-int8"):
         if name in variants:
