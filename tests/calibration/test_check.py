@@ -153,12 +153,24 @@ def test_one_unit_in_the_last_place_is_a_difference(bundle: Bundle) -> None:
         ("weight_scale", lambda a: np.concatenate([a[:2], a[2:3] * 2, a[3:]]), "the weights' scale of channel 2 is"),
         ("weight_scale", lambda a: a[:1].reshape(()), "not one for each of 4 output channels"),
         ("weight", lambda a: a[::-1], "the weights are not those of model.fp32.onnx"),
-        ("weight", lambda a: a * np.float32(1.2), "the weights are not those of model.fp32.onnx"),
+        ("weight", lambda a: a * np.float32(1.03), "the weights are not those of model.fp32.onnx"),
     ],
 )
 def test_other_weights_are_named(bundle: Bundle, what: str, change: Callable[[Any], Any], words: str) -> None:
     found = check_bundle_calibration(edit(bundle, "model.int8.onnx", set_constant(names_of(bundle)[what], change)))
     assert any(text.startswith(f"model.int8.onnx: {LAYER}: ") and words in text for text in found), found
+
+
+def test_weights_quantized_along_another_axis_are_named(bundle: Bundle) -> None:
+    def turn(model: Any) -> None:
+        for node in model.graph.node:
+            for item in node.attribute:
+                if item.name == "axis" and node.name.startswith(LAYER):
+                    item.i = 1
+
+    found = check_bundle_calibration(edit(bundle, "model.int8.onnx", turn))
+    assert found
+    assert all(LAYER in text and "not one for each of 4 output channels" in text for text in found)
 
 
 def test_a_zero_point_is_named(bundle: Bundle) -> None:

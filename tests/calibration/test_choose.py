@@ -185,3 +185,14 @@ def test_accuracy_must_be_clearly_above_chance(
     with pytest.raises(InputError, match="means nothing to this network") as caught:
         refuse_unrelated(logits_of(y, accuracy), y)
     assert f"{accuracy:.1%} on 100 windows" in str(caught.value.got)
+
+
+def test_always_saying_the_most_frequent_class_is_chance(
+    logits_of: Callable[[np.ndarray, float], np.ndarray],
+) -> None:
+    y = np.where(np.arange(200) % 4 == 0, np.arange(200) % 3, 3).astype(np.int64)
+    with pytest.raises(InputError, match="means nothing to this network") as caught:
+        refuse_unrelated(np.tile([0.0, 0.0, 0.0, 1.0], (200, 1)), y)
+    assert "accuracy is 75.0% on 200 windows" in str(caught.value.got)
+    assert caught.value.expected == "clearly above chance, 75.0%"
+    refuse_unrelated(logits_of(y, 0.95), y)
