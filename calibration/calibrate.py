@@ -6,7 +6,6 @@ import importlib.metadata
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +19,6 @@ from drsn_edge.calibration.quantize import quantize
 from drsn_edge.calibration.windows import MINIMUM_HELD_OUT, NoisyWindows, refuse, refuse_unrelated
 from drsn_edge.errors import InputError, UsageError
 from drsn_edge.exporters.canonical import CanonicalGraph
-from drsn_edge.exporters.precision import with_probes
-from drsn_edge.parity.shrinkage import drift
 from drsn_edge.progress import SILENT, Progress
 from drsn_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
 from drsn_edge.runtime.runner import run_batched
@@ -31,6 +28,7 @@ from drsn_edge.signals.contract import SignalContract
 _TRIALS: tuple[tuple[str, float], ...] = (
     ("min-max", 100.0),
     ("percentile", 99.9),
+    ("percentile", 99.95),
     ("percentile", 99.99),
     ("percentile", 99.999),
     ("mse", 100.0),
@@ -73,9 +71,9 @@ def calibrate(
 ) -> Calibration:
     """Find the scale of every quantized tensor.
 
-    The method is chosen per network on held-out windows, by the error of thresholds, dead zones and logits together:
-    with min-max one network in three came out three times worse than with a percentile, and nothing but held-out
-    windows tells which.
+    The method is chosen per network on held-out windows, by how much of the margins of their decisions it eats: with
+    min-max one network in three came out three times worse than with a percentile, and nothing but held-out windows
+    tells which.
 
     Args:
         graph: Canonical, FP32.
@@ -153,28 +151,27 @@ def _scales(
 
 
 class _Judge:
-    """What a set of scales does to thresholds, dead zones and logits of held-out windows."""
+    """What a set of scales does to the decisions of held-out windows."""
 
     def __init__(self, graph: CanonicalGraph, windows: NDArray[np.float32], plan: PrecisionPlan) -> None:
         self.graph, self.windows, self.plan = graph, windows, plan
         self.reference = self._run(graph.to_bytes())
 
-    def _run(self, data: bytes) -> dict[str, NDArray[Any]]:
-        with OnnxRuntimeRunner(with_probes(data)) as runner:
-            return run_batched(runner, self.windows, batch=32)
+    def _run(self, data: bytes) -> NDArray[np.float64]:
+        with OnnxRuntimeRunner(data) as runner:
+            return run_batched(runner, self.windows)["logits"].astype(np.float64)
 
     def cost(self, scales: Mapping[str, float]) -> float:
-        """Relative error of the thresholds + share of dead-zone flips, both mean over units, + that of the logits.
+        """Mean share of the margin, between FP32's first and second choice, that INT8 eats; infinite for NaN.
 
-        Infinite where the logits are not finite.
+        Errors of thresholds, dead zones and logits were tried and do not rank the methods as changed decisions do: they
+        count clipping on clean windows, whose decisions are safe, as much as rounding where decisions are close.
         """
         found = self._run(quantize(self.graph, plan=self.plan, scales=scales, glue="fp32").to_bytes())
-        wanted = self.reference["logits"].astype(np.float64)
-        if not np.isfinite(found["logits"]).all():
+        if not np.isfinite(found).all():
             return math.inf
-        spread = float(np.sqrt(np.mean((wanted - wanted.mean(axis=1, keepdims=True)) ** 2)))
-        logits = float(np.sqrt(np.mean((found["logits"] - wanted) ** 2))) / max(spread, 1e-12)
-        if not self.graph.units:
-            return logits
-        units = drift(self.reference, found, "onnx-int8")
-        return logits + float(np.mean([unit.tau_relative_error + (unit.dead_zone_flips or 0.0) for unit in units]))
+        rows = np.arange(len(found))
+        second, first = np.argsort(self.reference, axis=1)[:, -2:].T
+        margin = self.reference[rows, first] - self.reference[rows, second]
+        moved = np.abs(found[rows, first] - found[rows, second] - margin)
+        return float(np.mean(np.minimum(moved / np.maximum(margin, 1e-9), 1.0)))

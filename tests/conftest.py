@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from drsn_edge.signals.contract import SignalContract
 
 MakeNetwork = Callable[..., "tuple[Network, SignalContract]"]
+
+# No example is too slow: on a busy machine a deadline fails tests that nothing is wrong with.
+hypothesis.settings.register_profile("drsn-edge", deadline=None)
+hypothesis.settings.load_profile("drsn-edge")
 
 
 @pytest.fixture(scope="session")

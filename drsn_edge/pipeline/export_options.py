@@ -20,7 +20,7 @@ class ExportOptions:
         telemetry: Thresholds and zeroed shares as outputs of every graph.
         quantize_first: The first convolution in int8 too.
         method: Range method of the calibration, `auto` tries all on held-out windows.
-        calibration_windows: How many calibrate; half as many more judge the range methods.
+        calibration_windows: How many calibrate; as many others judge the range methods.
         engines: Precisions of the engines to build; empty for none. None: fp16, where such a graph is made.
         backend: `auto`, `tensorrt` or `rtx`.
         targets: GPUs to build for, as `sm86`.

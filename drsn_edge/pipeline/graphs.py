@@ -140,10 +140,13 @@ def _calibrate(
     # Nobody recorded what trained the network: then the parts of a split are all the same windows.
     training, judging = apart(pool) if source.split is None else (pool, data.windows("validation", overlap=True))
     count = options.calibration_windows
+    # The range methods are judged a little beyond the lowest SNR that was trained too: there decisions are close.
+    # Judged there alone they would clip too much, and change decisions of clean windows.
+    hard = None if snr is None else (snr[0] - 4, snr[1])
     return calibrate(
         graph,
         choose(training, count=count, noises=noises, snr_db=snr, seed=options.seed),
-        choose(judging, count=-(-count // 2), noises=noises, snr_db=snr, seed=options.seed, stream="held-out"),
+        choose(judging, count=count, noises=noises, snr_db=hard, seed=options.seed, stream="held-out"),
         contract=source.contract,
         weights_sha256=weights_sha256,
         options=CalibrationOptions(method=options.method, quantize_first=options.quantize_first),
