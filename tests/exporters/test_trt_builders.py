@@ -19,6 +19,8 @@ from drsn_edge.errors import BuildError, InputError, MissingDependency, MissingD
 from drsn_edge.exporters import trt_choice
 from drsn_edge.exporters.trt_choice import builder_choice, graph_for, typing_for, wanted_graph
 from drsn_edge.exporters.trt_engine import EngineBuild, EngineOptions, build_engine, sidecar
+from drsn_edge.exporters.trt_layers import check_precision, count_precisions
+from drsn_edge.exporters.trt_types import LayerInfo, Precision
 from drsn_edge.runtime import driver, trt_log
 from drsn_edge.runtime.driver import DeviceInfo, DeviceProbe
 
@@ -402,11 +404,18 @@ def test_another_precision_than_asked_is_an_error_everywhere(
     assert asked in str(error.value.expected)
 
 
-def test_weak_builders_may_take_fp32_for_single_layers(tensorrt: Make) -> None:
-    options = EngineOptions(precision="fp16")
-    trt = tensorrt("8.6", precision="fp16")
-    trt.layers.append(Layer("unit/Conv", Kind.CONVOLUTION))
-    build_engine(b"graph", options=options, trt=trt, expected={"stem/Conv": "fp16", "unit/Conv": "fp16"})
+def test_weak_builders_may_take_fp32_for_single_layers() -> None:
+    def layer(node: str, dtype: str) -> LayerInfo:
+        return LayerInfo(
+            name=node, type="CaskConvolution", onnx_nodes=(node,), inputs=(dtype,), outputs=(dtype,), tactic=""
+        )
+
+    layers = (layer("stem/Conv", "float16"), layer("unit/Conv", "float32"))
+    planned: dict[str, Precision] = {"stem/Conv": "fp16", "unit/Conv": "fp16"}
+    assert count_precisions(layers) == {"fp32": 1, "fp16": 1, "int8": 0}
+    check_precision(layers, "fp16", strongly_typed=False, expected=planned)
+    with pytest.raises(BuildError, match="unit/Conv is fp32 instead of fp16"):
+        check_precision(layers, "fp16", strongly_typed=True, expected=planned)
 
 
 @pytest.mark.parametrize("generation", ["8.6", "11.4"])
