@@ -71,4 +71,6 @@ def sidecar(
         ],
         "build_seconds": round(build.seconds, 3),
         "log": list(build.log),
+        # Until golden windows went through it where it runs: runtime/verification.py.
+        "verified": None,
     }

@@ -16,6 +16,7 @@ Examples:
     drsn-edge verify cw.drsn
     drsn-edge verify cw.drsn --data cwru:DIR --json > parity.json
     drsn-edge verify cw.drsn --require engine
+    drsn-edge verify cw.drsn --mark
     drsn-edge verify --from parity.json --tolerance strict.toml
 """
 
@@ -34,6 +35,9 @@ def command(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 1,
     require: Annotated[str | None, typer.Option(help="engine: fail when an engine could not run.")] = None,
+    mark: Annotated[
+        bool, typer.Option("--mark", help="Write into engine.json whether each engine that runs here passed.")
+    ] = False,
     tolerance: Annotated[Path | None, typer.Option(help="TOML or JSON file with another gate.")] = None,
     saved: Annotated[
         Path | None, typer.Option("--from", metavar="REPORT.json", help="Judge a saved result again; runs nothing.")
@@ -60,6 +64,10 @@ def command(
                 got="both" if bundle is not None else "neither",
                 expected="drsn-edge verify NAME.drsn, or drsn-edge verify --from REPORT.json",
             )
+        if mark and bundle is None:
+            raise UsageError(
+                "a saved result marks no engine", got="--mark", expected="drsn-edge verify NAME.drsn --mark"
+            )
         if report is not None:
             check_output(report, force=force)
             require_package("matplotlib", purpose="the report")
@@ -79,6 +87,12 @@ def command(
                 expect_digest=expect_digest,
                 progress=ui.progress,
             )
+            if mark:
+                from drsn_edge.bundle import Bundle
+                from drsn_edge.pipeline.engine_check import mark_engines
+
+                verdicts, _ = mark_engines(Bundle.open(bundle), progress=ui.progress)
+                ui.notices(f"{item.key} was not marked: {item.reason}" for item in verdicts if item.reason)
         ui.notices(result.notes)
         from drsn_edge.cli.tables import parity_table
 

@@ -1,4 +1,4 @@
-"""`build`: an engine from a bundle, for what is here or for a GPU that is named."""
+"""`build`: an engine from a bundle, for what is here or for a GPU that is named; verified where it can run."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from drsn_edge.exporters.trt_engine import (
     wanted_graph,
 )
 from drsn_edge.files import dump_json, sha256_bytes
+from drsn_edge.pipeline.engine_check import EngineVerdict, mark_engines, notes_of, outdated_engines
 from drsn_edge.progress import SILENT, Progress
 from drsn_edge.runtime.preflight import describe_device
 
@@ -60,11 +61,17 @@ class BuildResult:
         bundle: The folder.
         engines: Built and added.
         planned: What a dry run would have built, one line for people each.
+        verdicts: What golden windows said of each engine that was built; without figures where it cannot run here.
+        removed: Keys of engines that were out of date and have been replaced.
+        notes: What the user should know.
     """
 
     bundle: Path
     engines: tuple[EngineRecord, ...]
     planned: tuple[str, ...] = ()
+    verdicts: tuple[EngineVerdict, ...] = ()
+    removed: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -73,31 +80,39 @@ class BuildResult:
             "bundle": str(self.bundle),
             "engines": [{"key": e.key, "file": e.file, "size": e.size, "info": e.info} for e in self.engines],
             "planned": list(self.planned),
+            "verdicts": [verdict.to_json() for verdict in self.verdicts],
+            "removed": list(self.removed),
+            "notes": list(self.notes),
         }
 
 
 def build(
     bundle: Path | str | Bundle,
     *,
-    precisions: Sequence[str] = ("fp16",),
+    precisions: Sequence[str] | None = None,
     backend: str = "auto",
     targets: Sequence[str] = (),
     max_batch: int = 256,
     opt_batch: int = 16,
     workspace_mb: int = 1024,
+    rebuild: bool = False,
     dry_run: bool = False,
     progress: Progress = SILENT,
 ) -> BuildResult:
-    """Build engines and add them to the bundle.
+    """Build engines, add them to the bundle, and run golden windows through each that can run here.
+
+    Whether an engine passed stands in its `engine.json`; one that failed stays in the bundle, marked so.
 
     Args:
         bundle: The folder.
-        precisions: Of the engines; the bundle must hold the graphs.
+        precisions: Of the engines; the bundle must hold the graphs. fp16 by default.
         backend: `auto`, `tensorrt` or `rtx`.
         targets: GPUs, as `sm86`; only TensorRT for RTX builds for others than the one that is here.
         max_batch: Largest batch of the profile.
         opt_batch: The batch that kernels are chosen for.
         workspace_mb: Scratch memory in MiB.
+        rebuild: Replace the engines that were built on this device with another TensorRT or driver; of their
+            precisions unless others are asked for.
         dry_run: Check and name the engines, build nothing.
         progress: Where steps go.
 
@@ -107,6 +122,11 @@ def build(
         BuildError: The builder failed, or built something else than was asked.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    stale = outdated_engines(opened)
+    if rebuild and not stale and precisions is None:
+        return BuildResult(opened.path, (), notes=("no engine is out of date on this device: nothing was rebuilt",))
+    if precisions is None:
+        precisions = tuple(dict.fromkeys(precision for precision, _ in stale.values())) if rebuild else ("fp16",)
     plan = plan_build(
         precisions,
         backend=backend,
@@ -123,8 +143,15 @@ def build(
                 expected=", ".join(opened.precisions),
                 hint="export again with --calibrate DATASET" if item.options.precision == "int8" else "export again",
             )
+    wanted = {item.options.precision for item in plan}
+    replaced = {key: why for key, (precision, why) in stale.items() if rebuild and precision in wanted}
+    notes = tuple(
+        f"the engine {key} is out of date, {why}: `drsn-edge build {opened.path} --rebuild` replaces it"
+        for key, (_, why) in stale.items()
+        if key not in replaced
+    )
     if dry_run:
-        return BuildResult(opened.path, (), tuple(item.summary for item in plan))
+        return BuildResult(opened.path, (), tuple(item.summary for item in plan), removed=tuple(replaced), notes=notes)
     records: list[EngineRecord] = []
     for item in plan:
         data = opened.read(item.graph)
@@ -133,7 +160,30 @@ def build(
         record, files = _record(made, item.graph, sha256_bytes(data))
         opened = opened.update(files)
         records.append(record)
-    return BuildResult(opened.path, tuple(records))
+    # A driver may change while TensorRT does not: then the new engine has taken the place of the old one already.
+    keys = [record.key for record in records]
+    old = [key for key in replaced if key not in keys]
+    if old:
+        gone = [name for key in old for name in (opened.engines()[key], notes_of(opened, key))]
+        opened = opened.update({}, remove=tuple(gone))
+    verdicts, opened = mark_engines(opened, keys, progress=progress)
+    marks = {verdict.key: verdict.verification for verdict in verdicts if verdict.verification is not None}
+    done = [
+        dataclasses.replace(record, info=record.info | {"verified": marks[record.key].to_json()})
+        if record.key in marks else record
+        for record in records
+    ]  # fmt: skip
+    return BuildResult(
+        opened.path, tuple(done), verdicts=verdicts, removed=tuple(replaced), notes=(*notes, *_unmarked(verdicts))
+    )
+
+
+def _unmarked(verdicts: Sequence[EngineVerdict]) -> list[str]:
+    return [
+        f"the engine {item.key} is not verified yet: {item.reason}; where it runs, `drsn-edge verify BUNDLE --mark`"
+        for item in verdicts
+        if item.verification is None
+    ]
 
 
 @dataclass(frozen=True)

@@ -139,18 +139,19 @@ def _onnx(bundle: Bundle, name: str, precision: str, stack: contextlib.ExitStack
 def _engines(bundle: Bundle, stack: contextlib.ExitStack) -> list[Variant]:
     """One for each precision: of engines for several devices, the one that fits this device."""
     found: dict[str, Variant] = {}
-    for key, plan in sorted(bundle.engines().items()):
-        info = bundle.read_json(f"engines/{key}/engine.json")
-        name = f"engine-{info['precision']}"
+    for key in sorted(bundle.engines()):
+        name = f"engine-{bundle.read_json(f'engines/{key}/engine.json')['precision']}"
         if name not in found or found[name].runner is None:
-            item = _engine(bundle, name, info, plan, stack)
+            item = open_engine(bundle, key, stack)
             if name not in found or item.runner is not None:
                 found[name] = item
     return list(found.values())
 
 
-def _engine(bundle: Bundle, name: str, info: dict[str, Any], plan: str, stack: contextlib.ExitStack) -> Variant:
-    runner_name = str(info["runner"])
+def open_engine(bundle: Bundle, key: str, stack: contextlib.ExitStack) -> Variant:
+    """An engine of a bundle, open until `stack` ends, or why it cannot run here. Its verification is not asked for."""
+    info, plan = bundle.read_json(f"engines/{key}/engine.json"), bundle.engines()[key]
+    name, runner_name = f"engine-{info['precision']}", str(info["runner"])
     here = preflight.describe_here()
     if here.device.device is None:
         return Variant(name, runner_name, None, f"no GPU: {here.device.reason}")

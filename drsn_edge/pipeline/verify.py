@@ -24,6 +24,7 @@ from drsn_edge.parity.shrinkage import ShrinkageDrift, drift
 from drsn_edge.parity.tolerances import FP32_MAX_REL, Tolerance, derive
 from drsn_edge.parity.variants import precision_of
 from drsn_edge.pipeline.data import open_data
+from drsn_edge.pipeline.engine_check import outdated_engines
 from drsn_edge.pipeline.sweep import SweepOptions, sweep
 from drsn_edge.pipeline.variants import Variants, open_variants, probe_outputs
 from drsn_edge.progress import SILENT, Progress
@@ -67,7 +68,10 @@ def verify(
     opened.check()
     golden = Golden.from_bytes(opened.read(GOLDEN))
     judged_by = _gate(opened, gate)
-    notes: list[str] = []
+    notes = [
+        f"the engine {key} is out of date, {why}: drsn-edge build {opened.path} --rebuild"
+        for key, (_, why) in outdated_engines(opened).items()
+    ]
     with open_variants(opened) as variants:
         notes += variants.notes
         with progress.step("golden windows") as step:

@@ -16,6 +16,7 @@ from drsn_edge.cli import app
 from drsn_edge.files import read_settings
 from drsn_edge.golden import Golden
 from drsn_edge.parity.gate import Gate, load_gate
+from drsn_edge.runtime.verification import Verification, VerifiedOn
 
 PAGE = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
 BLOCKS = {(kind, name): body for kind, name, body in re.findall(r"^```(\w+) ([^\n]+)\n(.*?)^```$", PAGE, re.M | re.S)}
@@ -59,6 +60,8 @@ def real(workshop: Any) -> dict[str, Any]:
         "verify --json": json.loads((workshop.bundle / "report.json").read_text())["parity"],
         "error": json.loads(CliRunner().invoke(app, ["verify", "nowhere", "--json"]).stdout),
     }
+    on = VerifiedOn("Orin", "sm87", "12.6", "10.3.0", "linux-aarch64")
+    documents["verified"] = Verification(True, on, None, 0.0, 1.0, 96).to_json()
     for key in bundle.engines():
         documents["engine.json"] = bundle.read_json(f"engines/{key}/engine.json")
     return documents
@@ -69,7 +72,8 @@ EXAMPLES = sorted(name for kind, name in BLOCKS if kind == "json")
 
 def test_every_format_has_its_example() -> None:
     assert set(EXAMPLES) == {
-        "config.json", "split.json", "manifest.json", "calibration.json", "engine.json", "verify --json", "error",
+        "config.json", "split.json", "manifest.json", "calibration.json", "engine.json", "verified", "verify --json",
+        "error",
     }  # fmt: skip
 
 
