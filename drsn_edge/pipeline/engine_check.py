@@ -119,11 +119,11 @@ def refuse_failed(bundle: Bundle, verdicts: Iterable[EngineVerdict]) -> None:
             )
 
 
-def outdated_engines(bundle: Bundle) -> dict[str, tuple[str, str]]:
+def outdated_engines(bundle: Bundle, here: preflight.Here | None = None) -> dict[str, tuple[str, str]]:
     """Engines that this device built before its TensorRT or driver changed: key to precision and what has changed."""
     if not bundle.engines():
         return {}
-    here = preflight.describe_here()
+    here = here or preflight.describe_here()
     found = {}
     for key in bundle.engines():
         info = bundle.read_json(notes_of(bundle, key))

@@ -16,6 +16,7 @@ from drsn_edge.cli import app
 from drsn_edge.files import read_settings
 from drsn_edge.golden import Golden
 from drsn_edge.parity.gate import Gate, load_gate
+from drsn_edge.pipeline.doctor import doctor, to_json
 from drsn_edge.runtime.verification import Verification, VerifiedOn
 
 PAGE = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
@@ -60,6 +61,7 @@ def real(workshop: Any) -> dict[str, Any]:
         "verify --json": json.loads((workshop.bundle / "report.json").read_text())["parity"],
         "error": json.loads(CliRunner().invoke(app, ["verify", "nowhere", "--json"]).stdout),
     }
+    documents["doctor --json"] = to_json(doctor())
     on = VerifiedOn("Orin", "sm87", "12.6", "10.3.0", "linux-aarch64")
     documents["verified"] = Verification(True, on, None, 0.0, 1.0, 96).to_json()
     for key in bundle.engines():
@@ -73,7 +75,7 @@ EXAMPLES = sorted(name for kind, name in BLOCKS if kind == "json")
 def test_every_format_has_its_example() -> None:
     assert set(EXAMPLES) == {
         "config.json", "split.json", "manifest.json", "calibration.json", "engine.json", "verified", "verify --json",
-        "error",
+        "doctor --json", "error",
     }  # fmt: skip
 
 
