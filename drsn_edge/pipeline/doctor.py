@@ -29,7 +29,7 @@ _PURPOSES = {
     "onnxscript": "exporting",
     "safetensors": "checkpoints",
     "onnxruntime": "running graphs on the CPU",
-    "scipy": "reading .mat",
+    "scipy": "decimating the healthy recordings of cwru:",
     "h5py": "reading .mat v7.3",
     "soundfile": "reading .wav of unusual kinds",
     "pyarrow": "reading .parquet",

@@ -399,7 +399,7 @@ def test_parquet_columns(tmp_path: Path, refuses: Refuses) -> None:
 # packages ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("module", "name"), [("scipy.io", "a.mat"), ("h5py", "b.mat"), ("pyarrow", "a.parquet")])
+@pytest.mark.parametrize(("module", "name"), [("h5py", "b.mat"), ("pyarrow", "a.parquet")])
 def test_a_missing_package_is_named_with_the_command(
     module: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
