@@ -23,16 +23,10 @@ from drsn_edge.exporters.trt_choice import (
     typing_for,
     wanted_graph,
 )
+from drsn_edge.exporters.trt_config import configure
 from drsn_edge.exporters.trt_layers import check_precision, parse_inspector, parse_rtx_log
-from drsn_edge.exporters.trt_network import (
-    add_profile,
-    configure,
-    describe_tensors,
-    keep_fp32,
-    network_flags,
-    parse_onnx,
-)
-from drsn_edge.exporters.trt_progress import Watch, monitor
+from drsn_edge.exporters.trt_network import add_profile, describe_tensors, keep_fp32, network_flags, parse_onnx
+from drsn_edge.exporters.trt_progress import PERCENT, Watch, monitor
 from drsn_edge.exporters.trt_sidecar import sidecar
 from drsn_edge.exporters.trt_types import EngineBuild, EngineOptions, EngineTensor, LayerInfo, Precision
 from drsn_edge.progress import SILENT, Progress
@@ -86,8 +80,8 @@ def build_engine(
     strongly_typed = typing_for(trt, options.strongly_typed)
     logger, log = trt_logger(trt)
     watch = Watch(cancel, log)
-    title = f"building the {options.precision} engine"
-    with log.turn, log.record() as said, progress.step(title) as step:
+    title, tells = f"building the {options.precision} engine", hasattr(trt, "IProgressMonitor")
+    with log.turn, log.record() as said, progress.step(title, PERCENT if tells else None) as step:
         log.interrupted, started = False, time.monotonic()
         builder = _builder(trt, logger, said)
         flags = network_flags(trt, strongly_typed=strongly_typed)
@@ -100,7 +94,7 @@ def build_engine(
         if not strongly_typed and options.precision != "fp32":
             keep_fp32(trt, network)
         cache = _TimingCache(trt, config, options.timing_cache, progress)
-        if hasattr(trt, "IProgressMonitor"):
+        if tells:
             config.progress_monitor = monitor(trt, watch, step)
         plan = None if watch.stop() else builder.build_serialized_network(network, config)
         watch.settle()

@@ -1,11 +1,10 @@
-"""From an ONNX file to what a builder builds: network, profile, builder configuration. TensorRT 8.5 to 11 and RTX."""
+"""From an ONNX file to what a builder builds: network and profile. TensorRT 8.5 to 11 and RTX."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from drsn_edge.errors import BuildError, InputError, UsageError
-from drsn_edge.exporters.trt_choice import is_rtx, refused_target, rtx_targets
+from drsn_edge.errors import BuildError, InputError
 from drsn_edge.exporters.trt_types import EngineOptions, EngineTensor
 from drsn_edge.runtime.trt_log import Message, error_text
 from drsn_edge.runtime.trt_tensors import tensor_spec
@@ -98,66 +97,6 @@ def add_profile(builder: Any, config: Any, tensors: tuple[EngineTensor, ...]) ->
             got="; ".join(f"{tensor.spec.name} {tensor.profile}" for tensor in dynamic),
             expected="shapes that the graph can have",
         )
-
-
-def configure(trt: Any, config: Any, options: EngineOptions, *, strongly_typed: bool) -> tuple[str, ...]:
-    """Set up a builder configuration; the flags that were set, by name.
-
-    Raises:
-        UsageError: An option that this builder does not have, or a target that it cannot build for.
-    """
-    flag = trt.BuilderFlag
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mb << 20)
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    # On by default; its 10-bit mantissas would be an FP32 engine that differs from FP32 like an FP16 one.
-    config.clear_flag(flag.TF32)
-    names = []
-    if not strongly_typed and options.precision != "fp32":
-        # INT8 needs FP16 beside it: what is not quantized would be FP32 otherwise.
-        names += ["FP16", "OBEY_PRECISION_CONSTRAINTS"] + (["INT8"] if options.precision == "int8" else [])
-    if options.version_compatible:
-        _refuse_on_rtx(trt, "version_compatible")
-        # Without its lean runtime: a plan with native code in it would have to be trusted like a program.
-        names += ["VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME"]
-    for name in names:
-        if not hasattr(flag, name):
-            raise UsageError(
-                f"{trt.__name__} {trt.__version__} cannot build so", got=name, expected="a version that has this flag"
-            )
-        config.set_flag(getattr(flag, name))
-    if options.hardware_compatible:
-        _refuse_on_rtx(trt, "hardware_compatible")
-        if not hasattr(trt, "HardwareCompatibilityLevel"):
-            raise UsageError(
-                f"{trt.__name__} {trt.__version__} cannot build so",
-                got="hardware_compatible",
-                expected="TensorRT 8.6 or later",
-            )
-        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
-    if is_rtx(trt):
-        _set_targets(trt, config, options.targets)
-    return tuple(names)
-
-
-def _refuse_on_rtx(trt: Any, option: str) -> None:
-    if is_rtx(trt):
-        raise UsageError(
-            "TensorRT for RTX does not have this option",
-            got=option,
-            expected="targets, for several GPUs in one engine",
-            hint="--target sm86 --target sm89",
-        )
-
-
-def _set_targets(trt: Any, config: Any, targets: tuple[str, ...]) -> None:
-    """Name the GPUs of an RTX engine; without any the library's own list holds."""
-    if not targets:
-        return
-    known = rtx_targets(trt)
-    config.num_compute_capabilities = len(targets)
-    for index, target in enumerate(targets):
-        if target not in known or not config.set_compute_capability(known[target], index):
-            raise refused_target(trt, target)
 
 
 def keep_fp32(trt: Any, network: Any) -> tuple[str, ...]:

@@ -39,6 +39,8 @@ def sidecar(
             "tf32": False,
             "version_compatible": "VERSION_COMPATIBLE" in build.flags,
             "hardware_compatible": build.hardware_compatible,
+            "refit": "REFIT" in build.flags,
+            "stripped": "STRIP_PLAN" in build.flags,
             "set": list(build.flags),
         },
         "onnx": {"name": onnx_name, "sha256": onnx_sha256},

@@ -26,9 +26,14 @@ class EngineOptions:
         opt_batch: The batch that kernels are chosen for.
         max_batch: Largest batch of the profile; buffers of the runner are made for it.
         workspace_mb: Upper limit of scratch memory during one call, in MiB. Kernels that need more are left out.
-        timing_cache: Of an earlier build on the same GPU and TensorRT, to build faster.
-        version_compatible: For later TensorRT versions too (slower; needs a lean runtime to run elsewhere).
+        timing_cache: Of an earlier build on the same GPU and TensorRT, to build faster, and the same kernels again.
+        version_compatible: For later TensorRT versions too (slower; needs a lean runtime to run elsewhere). The plan
+            holds no native code: the lean runtime is left out of it.
         hardware_compatible: For other GPUs from Ampere on too (slower; not on a Jetson).
+        refit: Its weights can be exchanged later, for those of another training.
+        stripped: Its weights are left out; they are put back from the graph when it is loaded. TensorRT 10 and later.
+        external_tactics: Kernels of cuBLAS and cuDNN may be chosen, where the builder knows such. Without them
+            neither library is loaded.
         strongly_typed: Whether element types come from the graph or from the builder's choice; None takes what suits
             the version (see `typing_for`).
 
@@ -46,6 +51,9 @@ class EngineOptions:
     timing_cache: bytes | None = None
     version_compatible: bool = False
     hardware_compatible: bool = False
+    refit: bool = False
+    stripped: bool = False
+    external_tactics: bool = True
     strongly_typed: bool | None = None
 
     def __post_init__(self) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +24,41 @@ MakeNetwork = Callable[..., "tuple[Network, SignalContract]"]
 # No example is too slow: on a busy machine a deadline fails tests that nothing is wrong with.
 hypothesis.settings.register_profile("drsn-edge", deadline=None)
 hypothesis.settings.load_profile("drsn-edge")
+
+
+class TrtApi:
+    """`tests/trt_api`: tables of genuine interfaces of TensorRT, and fakes that have exactly what these have."""
+
+    def __init__(self) -> None:
+        self.folder = Path(__file__).parent / "trt_api"
+        self.tables: dict[str, Any] = {
+            path.stem: json.loads(path.read_text()) for path in sorted((self.folder / "tables").glob("*.json"))
+        }
+
+    def load(self, name: str) -> Any:
+        """A file of that folder as a module; it is on no path, since tests import nothing from each other."""
+        full = f"trt_api_{name}"
+        if full not in sys.modules:
+            spec = importlib.util.spec_from_file_location(full, self.folder / f"{name}.py")
+            assert spec is not None
+            assert spec.loader is not None
+            sys.modules[full] = importlib.util.module_from_spec(spec)  # dataclasses look their module up
+            spec.loader.exec_module(sys.modules[full])
+        return sys.modules[full]
+
+    def builder(self, generation: str, **options: Any) -> Any:
+        """A generation as a builder, such as `10.3`: `fake_builder.py`."""
+        return self.load("fake_builder").FakeBuilder(generation, self.tables, self.load("genuine"), **options)
+
+    def runner(self, generation: str, machine: Any) -> Any:
+        """A generation as a runtime on a fake CUDA: `fake_runner.py`."""
+        return self.load("fake_runner").FakeRuntime(generation, self.tables, self.load("genuine"), machine)
+
+
+@pytest.fixture(scope="session")
+def trt_api() -> TrtApi:
+    """TensorRT where there is none."""
+    return TrtApi()
 
 
 @pytest.fixture(scope="session")

@@ -159,7 +159,10 @@ def open_engine(bundle: Bundle, key: str, stack: contextlib.ExitStack) -> Varian
     reasons = preflight.preflight(read_plan_header(path), info, here)
     if reasons:
         return Variant(name, runner_name, None, "; ".join(reasons))
+    # A stripped plan gets its weights back from the graph that it was built from.
+    stripped = (info.get("flags") or {}).get("stripped")
+    options = {"weights": bundle.read(info["onnx"]["name"])} if stripped else {}
     try:
-        return Variant(name, runner_name, stack.enter_context(open_runner(runner_name, path)))
+        return Variant(name, runner_name, stack.enter_context(open_runner(runner_name, path, **options)))
     except DrsnError as error:
         return Variant(name, runner_name, None, f"{error.what}: {error.got}" if error.got else error.what)

@@ -89,7 +89,7 @@ class Runner(abc.ABC):
 
     name: ClassVar[str]
     # Whether `run` may be called from several threads at a time.
-    concurrent: ClassVar[bool] = False
+    concurrent: bool = False
 
     def __init__(
         self, *, inputs: Mapping[str, TensorSpec] | None = None, outputs: Mapping[str, TensorSpec] | None = None
@@ -110,7 +110,9 @@ class Runner(abc.ABC):
 
     @abc.abstractmethod
     def _infer(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Run. `feeds` are checked and contiguous; the arrays that are returned are the caller's own from then on."""
+        """Run. `feeds` are checked and contiguous; the arrays that are returned are the caller's own from then on,
+        unless the backend has an option that says otherwise.
+        """
 
     def _declare(self, inputs: Iterable[TensorSpec], outputs: Iterable[TensorSpec]) -> None:
         self._inputs = {spec.name: spec for spec in inputs}
@@ -132,6 +134,11 @@ class Runner(abc.ABC):
     def max_batch(self) -> int | None:
         """The largest first axis that `run` takes; None where memory alone decides."""
         return None
+
+    @property
+    def calls_at_a_time(self) -> int:
+        """How many calls at a time are worth making, where the runner is `concurrent`."""
+        return usable_cpus()
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run once.
@@ -229,8 +236,9 @@ def run_batched(
         runner: Active.
         x: `[windows, ...]`.
         batch: Windows per piece; the runner's own limit is kept.
-        workers: Pieces that run at a time, where the runner is `concurrent`; one for each CPU by default. For networks
-            this small, pieces side by side beat threads within one operator, which wait for each other at every node.
+        workers: Pieces that run at a time, where the runner is `concurrent`; by default one for each CPU, or for each
+            stream of a GPU. For networks this small, pieces side by side beat threads within one operator, which wait
+            for each other at every node.
 
     Returns:
         Every output, joined along the first axis.
@@ -259,7 +267,7 @@ def run_batched(
             results[key][start : start + step] = value
 
     starts = range(0, len(x), step)
-    count = usable_cpus() if workers is None else workers
+    count = runner.calls_at_a_time if workers is None else workers
     if count == 1 or not runner.concurrent or len(starts) == 1:
         for start in starts:
             keep(start, piece(start))

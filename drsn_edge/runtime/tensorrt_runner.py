@@ -1,28 +1,28 @@
 """TensorRT 8.5 to 11: plans on the GPU.
 
 Only the tensor-name API is used, which all of these versions have. Page-locked buffers for the largest batch of the
-engine's profile are made once; after that a call allocates nothing but the arrays that it returns.
-
-The first call with a shape runs plainly (TensorRT finishes its preparations for a shape then, which must not be
-captured), the second is captured as a CUDA graph, later ones launch the graph. Another shape starts over: a graph is
-bound to the state of its execution context, and before TensorRT 10 several contexts cannot share a profile.
+engine's profile are made once; after that a call allocates nothing but the arrays that it returns, and not even those
+with `reuse_outputs`. `trt_lane.py` has what happens in a call, and how CUDA graphs are kept.
 """
 
 from __future__ import annotations
 
+import queue
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 from numpy.typing import NDArray
 
-from drsn_edge.errors import DrsnError, InputError
+from drsn_edge.errors import DrsnError, InputError, UsageError
 from drsn_edge.extras import require
-from drsn_edge.runtime.cuda import Graph, Stream, TransferBuffer, capture, use_device
+from drsn_edge.runtime.cuda import Stream, use_device
 from drsn_edge.runtime.plan import read_plan_header
-from drsn_edge.runtime.runner import Runner, TensorSpec
+from drsn_edge.runtime.runner import Runner
+from drsn_edge.runtime.trt_lane import Lane
 from drsn_edge.runtime.trt_log import MessageLog, error_text, trt_logger
+from drsn_edge.runtime.trt_refit import refit
 from drsn_edge.runtime.trt_tensors import engine_tensors, profile_limits
 
 
@@ -33,8 +33,16 @@ class TensorRTRunner(Runner):
         path: The plan, unmodified.
         cuda_graph: Capture repeated calls.
         lean_runtime: The library of a lean runtime, for a version-compatible plan of another TensorRT.
+        weights: A graph whose weights are put into the engine: a stripped plan needs those of its own graph, a
+            refittable one takes those of another training.
+        graphs: Batch sizes whose graphs are kept at a time. Each costs the scratch memory of one context.
+        streams: Calls that may run at a time, each on a stream with contexts and buffers of its own; `run` may then be
+            called from as many threads. More throughput for small networks, no better latency.
+        reuse_outputs: `run` returns views of the page-locked buffers, which the next call writes over and the end of
+            the `with` block takes away.
 
     Raises:
+        UsageError: `graphs` or `streams` below one; `reuse_outputs` together with several streams.
         InputError: On activation: no such file, or a plan that is not for this TensorRT or this GPU.
         MissingDevice: On activation: no GPU, no driver, or too old a driver.
         MissingDependency: On activation: TensorRT or cuda-bindings is not installed.
@@ -43,27 +51,51 @@ class TensorRTRunner(Runner):
     name = "tensorrt"
     module: ClassVar[str] = "tensorrt"
 
-    def __init__(self, path: Path | str, *, cuda_graph: bool = True, lean_runtime: Path | str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        cuda_graph: bool = True,
+        lean_runtime: Path | str | None = None,
+        weights: Path | bytes | None = None,
+        graphs: int = 4,
+        streams: int = 1,
+        reuse_outputs: bool = False,
+    ) -> None:
         super().__init__()
+        for option, value in (("graphs", graphs), ("streams", streams)):
+            if value < 1:
+                raise UsageError(f"the {self.name} runner has too few {option}", got=value, expected="1 or more")
+        if reuse_outputs and streams > 1:
+            raise UsageError(
+                "buffers cannot be handed out while other calls use them",
+                got=f"reuse_outputs=True, streams={streams}",
+                expected="one of both",
+            )
         self._path = Path(path)
-        self._cuda_graph = cuda_graph
+        self._graphs = graphs if cuda_graph else 0
         self._lean_runtime = lean_runtime
+        self._weights = weights
+        self._streams, self._copy = streams, not reuse_outputs
+        self.concurrent = streams > 1
         self._trt: Any = None
         self._log = MessageLog()
         self._runtime: Any = None
         self._engine: Any = None
-        self._context: Any = None
-        self._stream: Stream | None = None
-        self._graph: Graph | None = None
-        self._buffers: dict[str, TransferBuffer] = {}
+        self._making = threading.Lock()
+        self._lanes: list[Lane] = []
+        self._free: queue.SimpleQueue[Lane] = queue.SimpleQueue()
         self._limits: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        self._warm = False
 
     @property
     def max_batch(self) -> int | None:
         """The largest batch of the engine's profile; None before activation."""
         return min((largest[0] for _, largest in self._limits.values() if largest), default=None)
+
+    @property
+    def calls_at_a_time(self) -> int:
+        """As many as there are streams."""
+        return self._streams
 
     def _activate(self) -> None:
         if not self._path.is_file():
@@ -73,6 +105,7 @@ class TensorRTRunner(Runner):
         self._trt = require(self.module, purpose="running a TensorRT engine")
         logger, self._log = trt_logger(self._trt)
         with self._log.record() as said:
+            # Whether plans may hold code that runs on the CPU is left as it is by default: they may not.
             self._runtime = self._trt.Runtime(logger)
             if self._lean_runtime is not None:
                 self._runtime = self._runtime.load_runtime(str(self._lean_runtime))
@@ -84,97 +117,53 @@ class TensorRTRunner(Runner):
                     expected="an engine built for this TensorRT and this GPU",
                     hint="rebuild it here: drsn-edge build BUNDLE",
                 )
-            self._context = self._create_context(self._engine)
-            if self._context is None:
-                raise DrsnError(
-                    "TensorRT cannot make an execution context", got=error_text(said), expected="enough GPU memory"
-                )
-        self._stream = Stream()
+        if self._weights is not None:
+            refit(self._trt, self._engine, logger, log=self._log, weights=self._weights)
         inputs, outputs = engine_tensors(self._trt, self._engine)
         self._declare(inputs, outputs)
         self._limits = {spec.name: profile_limits(self._engine, spec) for spec in inputs}
-        # Everything is allocated for the largest shapes, so that no later call has to.
-        self._bind({name: largest for name, (_, largest) in self._limits.items()})
-        for spec in (*inputs, *outputs):
-            buffer = TransferBuffer(self._size(spec), mapped=device.integrated)
-            self._buffers[spec.name] = buffer
-            if not self._context.set_tensor_address(spec.name, buffer.device):
-                raise DrsnError("TensorRT does not take a buffer", got=spec, expected="an address for every tensor")
+        self._free = queue.SimpleQueue()
+        for _ in range(self._streams):
+            lane = Lane(
+                self._context,
+                inputs=self.inputs,
+                outputs=self.outputs,
+                limits=self._limits,
+                mapped=device.integrated,
+                graphs=self._graphs,
+                log=self._log,
+            )
+            self._lanes.append(lane)
+            self._free.put(lane)
+
+    def _context(self, stream: Stream) -> Any:
+        """A context on the engine's profile; None where another one has taken it and cannot share it."""
+        with self._making, self._log.record() as said:
+            context = self._create_context(self._engine)
+            if context is None:
+                raise DrsnError(
+                    "TensorRT cannot make an execution context", got=error_text(said), expected="enough GPU memory"
+                )
+            # The first context of an engine has its profile by itself.
+            taken = context.active_optimization_profile < 0
+            if taken and not context.set_optimization_profile_async(0, int(stream)):
+                return None
+            return context
 
     def _create_context(self, engine: Any) -> Any:
         return engine.create_execution_context()
 
-    def _bind(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Set the shapes of the inputs; learn those of the outputs."""
-        self._drop_graph()
-        self._shapes = {}  # none, should this fail half-way
-        with self._log.record() as said:
-            for name, shape in shapes.items():
-                smallest, largest = self._limits[name]
-                inside = all(low <= size <= high for low, size, high in zip(smallest, shape, largest, strict=True))
-                if not inside or not self._context.set_input_shape(name, shape):
-                    raise InputError(
-                        f"input {name} is outside of the engine's profile",
-                        got=list(shape),
-                        expected=f"{list(smallest)} to {list(largest)}",
-                        hint="run it in pieces (run_batched), or build the engine for larger batches",
-                    )
-            unknown = self._context.infer_shapes()
-            if unknown:
-                raise DrsnError("TensorRT cannot derive shapes", got=f"{unknown}: {error_text(said)}")
-        self._shapes = dict(shapes)
-        for name in self.outputs:
-            self._shapes[name] = tuple(self._context.get_tensor_shape(name))
-
     def _infer(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        stream = self._stream
-        assert stream is not None
-        if any(value.shape != self._shapes.get(name) for name, value in feeds.items()):
-            self._bind({name: value.shape for name, value in feeds.items()})
-        for name, value in feeds.items():
-            self._buffers[name].view(self.inputs[name].dtype, value.shape)[...] = value
-        if self._graph is None and self._warm and self._cuda_graph:
-            with capture(stream) as graph:
-                self._enqueue(stream)
-            self._graph = graph
-        if self._graph is not None:
-            self._graph.launch(stream)
-        else:
-            self._enqueue(stream)
-            self._warm = True
-        stream.synchronize()
-        return {
-            name: self._buffers[name].view(spec.dtype, self._shapes[name]).copy() for name, spec in self.outputs.items()
-        }
-
-    def _enqueue(self, stream: Stream) -> None:
-        for name, spec in self.inputs.items():
-            self._buffers[name].to_device(self._size(spec), stream)
-        with self._log.record() as said:
-            if not self._context.execute_async_v3(int(stream)):
-                raise DrsnError("TensorRT cannot run the engine", got=error_text(said))
-        for name, spec in self.outputs.items():
-            self._buffers[name].to_host(self._size(spec), stream)
-
-    def _size(self, spec: TensorSpec) -> int:
-        """Bytes of a tensor at the bound shapes."""
-        return int(np.prod(self._shapes[spec.name], dtype=np.int64)) * np.dtype(spec.dtype).itemsize
-
-    def _drop_graph(self) -> None:
-        self._warm = False
-        if self._graph is not None:
-            graph, self._graph = self._graph, None
-            graph.close()
+        lane = self._free.get()
+        try:
+            return lane.run(feeds, copy=self._copy)
+        finally:
+            self._free.put(lane)
 
     def _deactivate(self) -> None:
-        self._drop_graph()
         # In this order: each lives inside the one that follows.
-        self._context = None
+        while self._lanes:
+            self._lanes.pop().close()
         self._engine = None
         self._runtime = None
-        while self._buffers:
-            self._buffers.popitem()[1].close()
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
-        self._limits, self._shapes = {}, {}
+        self._limits = {}

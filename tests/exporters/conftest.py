@@ -9,7 +9,41 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from drsn_edge.exporters import trt_choice
+from drsn_edge.runtime import driver, trt_log
+from drsn_edge.runtime.driver import DeviceInfo, DeviceProbe
+
 Array = NDArray[Any]
+
+
+ORIN = DeviceInfo("Orin", "sm87", "12.6", 64 << 30, integrated=True)
+
+
+@pytest.fixture
+def orin(monkeypatch: pytest.MonkeyPatch) -> DeviceInfo:
+    """A machine with an Orin."""
+    monkeypatch.setattr(driver, "probe_device", lambda index=0: DeviceProbe(ORIN))
+    return ORIN
+
+
+@pytest.fixture
+def tensorrt(orin: DeviceInfo, trt_api: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Makes a generation of TensorRT, such as `10.3` or `rtx`; `built` is the precision that its engines have."""
+    monkeypatch.setattr(trt_log, "_LOGGERS", {})
+    make: Callable[..., Any] = trt_api.builder
+    return make
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Says which modules are installed, and which GPU there is."""
+
+    def install(*modules: str, device: DeviceInfo | None = None) -> None:
+        monkeypatch.setattr(trt_choice, "available", lambda name: name in modules)
+        probe = DeviceProbe(device, None if device else "no CUDA driver")
+        monkeypatch.setattr(driver, "probe_device", lambda index=0: probe)
+
+    return install
 
 
 @pytest.fixture(scope="session")

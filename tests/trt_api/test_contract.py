@@ -25,6 +25,7 @@ FILES = sorted(
     for path in folder.rglob("*.py")
     if any(isinstance(node, ast.arg) and node.arg == "trt" for node in ast.walk(ast.parse(path.read_text())))
     or "TensorRTRunner" in path.read_text()
+    or path.name.startswith("trt_")
 )
 # Which versions a file meets, where that is not all of them.
 SCOPE = {"rtx_runner.py": RTX}
@@ -39,10 +40,15 @@ MISSING = {
     "IProgressMonitor.phase_start": EIGHT,
     "IProgressMonitor.step_complete": EIGHT,
     "NetworkDefinitionCreationFlag.EXPLICIT_BATCH": NEW,
+    "OnnxParserRefitter.get_error": EIGHT,
+    "OnnxParserRefitter.num_errors": EIGHT,
+    "OnnxParserRefitter.refit_from_bytes": EIGHT,
     "NetworkDefinitionCreationFlag.STRONGLY_TYPED": EIGHT,
     "ParserError.node_name": EIGHT,
     "ParserError.node_operator": EIGHT,
+    "PreviewFeature.PROFILE_SHARING_0806": NEW,  # always on there
     "module.ComputeCapability": FULL,  # is_rtx
+    "module.OnnxParserRefitter": EIGHT,
     "module.IProgressMonitor": EIGHT,
 }
 

@@ -31,7 +31,15 @@ PARAMETERS = {
 # `Any`s that are none of TensorRT's.
 PLAIN = {"layer", "tensor", "value", "options", "item"}
 # Functions of ours in other files that return TensorRT; a method whose bindings do not say what it returns.
-RETURNS = {"require": MODULE, "load_builder": MODULE, "get_error": "ParserError"}
+RETURNS = {
+    "require": MODULE,
+    "load_builder": MODULE,
+    "get_error": "ParserError",
+    "make_context": "IExecutionContext",
+    "_make_context": "IExecutionContext",
+}
+# Attributes of objects of ours.
+ATTRIBUTES = {"context": "IExecutionContext"}
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,7 @@ class _Reader(ast.NodeVisitor):
                 return f"class {node.attr}" if node.attr in self.classes else ""
             if owner.startswith("class "):
                 return owner.removeprefix("class ")
-            return self.classes.get(owner, {}).get(node.attr, "")
+            return self.classes.get(owner, {}).get(node.attr, "") if owner else ATTRIBUTES.get(node.attr, "")
         if isinstance(node, ast.Call):
             if isinstance(node.func, ast.Name) and node.func.id == "getattr" and len(node.args) > 1:
                 name = node.args[1]
