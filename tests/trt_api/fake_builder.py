@@ -197,8 +197,8 @@ def behaviours(machine: FakeBuilder) -> dict[str, type]:
                 raise AssertionError("precision flags and strong typing exclude each other")
             for severity, text in machine.says:
                 machine.say(severity, text)
-            monitor = getattr(config, "progress_monitor", None)
-            for what, *rest in machine.nested if monitor is not None else ():
+            monitor: Any = getattr(config, "progress_monitor", None)
+            for what, *rest in machine.nested if monitor else ():
                 act: dict[str, Callable[..., Any]] = {
                     "start": monitor.phase_start,
                     "step": lambda phase: monitor.step_complete(phase, 0),

@@ -34,7 +34,7 @@ def module(name: str, table: Mapping[str, Any], behaviours: Mapping[str, type]) 
         setattr(made, title, project(title, attributes, behaviours.get(title)))
     for title, members in table["enums"].items():
         owner, _, inner = title.rpartition(".")
-        kind = Member(inner, members)  # type: ignore[call-overload]
+        kind = Member(inner, members)  # type: ignore[call-arg]
         home = getattr(made, owner) if owner else made
         type.__setattr__(home, inner, kind) if owner else setattr(home, inner, kind)
     for title in table["functions"]:
