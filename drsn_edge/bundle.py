@@ -7,14 +7,22 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from drsn_edge.errors import InputError, UsageError
-from drsn_edge.files import check_output, dump_json, new_folder, replace_folder, sha256_bytes, sha256_file, write_bytes
+from drsn_edge.files import (
+    check_output,
+    dump_json,
+    new_folder,
+    replace_folder,
+    sha256_bytes,
+    sha256_file,
+    work_folder,
+    write_bytes,
+)
 from drsn_edge.manifest import (
     FORMAT_VERSION,
     MANIFEST,
@@ -181,10 +189,8 @@ class Bundle:
                 write_bytes(self.path / name, item.data)
             write_bytes(self.path / MANIFEST, manifest)
             return Bundle.open(self.path)
-        with tempfile.TemporaryDirectory(
-            dir=self.path.parent, prefix=f".{self.path.name}.", suffix=".tmp", ignore_cleanup_errors=True
-        ) as folder:
-            work = Path(folder) / self.path.name
+        with work_folder(self.path) as folder:
+            work = folder / self.path.name
             shutil.copytree(self.path, work, symlinks=True)
             for name in remove:
                 (work / own_path(work, name)).unlink(missing_ok=True)

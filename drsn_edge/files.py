@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -93,18 +94,25 @@ def read_settings(path: Path, *, what: str = "the file") -> dict[str, Any]:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replace a file by rename: a reader or a killed process sees the old bytes or the new, never a part."""
+    """Replace a file by rename: a reader or a killed process sees the old bytes or the new, never a part.
+
+    What processes that were killed have left of earlier attempts at the same file is removed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    _clear(path)
+    handle, work = _temporary(path)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
+            work.chmod(0o644)
+            if os.name == "posix":  # while the lock is held; Windows has neither it nor the rename of an open file
+                work.replace(path)
+        if os.name != "posix":
+            work.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        work.unlink(missing_ok=True)
         raise
 
 
@@ -138,16 +146,71 @@ def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
         UsageError: `path` exists and `force` is false.
     """
     check_output(path, force=force)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
-    work.chmod(0o755)
-    try:
+    with work_folder(path) as work:
         yield work
         check_output(path, force=force)
         replace_folder(work, path)
-    except BaseException:
+
+
+@contextlib.contextmanager
+def work_folder(path: Path) -> Iterator[Path]:
+    """A hidden folder beside `path`, gone at the end unless it was moved away.
+
+    A process that is killed leaves its own behind; the next that works on the same path removes it. Which of them are
+    still worked in is known by the lock on a file of nearly the same name, which ends with its process.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _clear(path)
+    handle, mark = _temporary(path)
+    work = mark.with_name(f"{mark.name}.d")
+    try:
+        work.mkdir(mode=0o755)
+        yield work
+    finally:
         shutil.rmtree(work, ignore_errors=True)
-        raise
+        mark.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _temporary(path: Path) -> tuple[int, Path]:
+    """A new hidden file beside `path`, its lock held; made again should somebody's clearing have come between."""
+    while True:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        if _lock(handle) is not False and os.path.lexists(name):
+            return handle, Path(name)
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool | None:
+    """Take the lock; false where somebody has it, None where there are none: Windows, some network file systems."""
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        return None
+    return True
+
+
+def _clear(path: Path) -> None:
+    """Remove temporaries of `path` that no process holds; where locks tell nothing they stay."""
+    nested = r"(\.[a-z0-9_]{8}\.tmp\.d)*"  # a bundle that was added to while it was still being made
+    mine = re.compile(rf"\.+{re.escape(path.name)}{nested}\.[a-z0-9_]{{8}}\.tmp")
+    with os.scandir(path.parent) as entries:
+        found = [Path(entry.path) for entry in entries if mine.fullmatch(entry.name) and entry.is_file()]
+    for left in found:
+        try:
+            handle = os.open(left, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        except OSError:  # gone by now, or somebody else's: not ours to remove
+            continue
+        try:
+            if _lock(handle) is True:
+                shutil.rmtree(left.with_name(f"{left.name}.d"), ignore_errors=True)
+                left.unlink(missing_ok=True)
+        finally:
+            os.close(handle)
 
 
 def replace_folder(new: Path, path: Path) -> None:

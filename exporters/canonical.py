@@ -23,6 +23,7 @@ from drsn_edge.exporters.passes.reshape import StaticReshapePass
 from drsn_edge.exporters.passes.simplify import SimplifyPass
 from drsn_edge.exporters.passes.soft_threshold import SoftThresholdPass
 from drsn_edge.exporters.units import ShrinkageUnit, find_units
+from drsn_edge.runtime.onnx_file import refuse_external_data
 from drsn_edge.signals.contract import SignalContract
 
 INPUT, OUTPUT = "window", "logits"
@@ -184,8 +185,9 @@ def parse(data: bytes) -> ir.Model:
     """A model from bytes; one of an opset before 13, where axes and bounds were attributes, is converted to 17.
 
     Raises:
-        InputError: Not an ONNX file, or one that cannot be converted.
+        InputError: Not an ONNX file, one with weights in other files, or one that cannot be converted.
     """
+    refuse_external_data(data)
     try:
         proto = onnx.load_from_string(data)
     except Exception as error:  # noqa: BLE001 - protobuf raises its own classes, by backend

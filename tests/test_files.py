@@ -267,3 +267,52 @@ def test_kill_9_leaves_the_old_or_the_new_and_never_a_half(tmp_path: Path, kind:
             contents = {item.name: item.read_text() for item in target.iterdir()}
             assert set(contents) == set(map(str, range(20)))
             assert len(set(contents.values())) == 1, "all files of one writing"
+
+
+# --- what killed processes leave
+
+_HOLDS = """
+import sys, time
+from pathlib import Path
+from drsn_edge.files import new_folder, work_folder
+
+with new_folder(Path(sys.argv[1])) as work, work_folder(work) as inner:
+    (inner / "half").write_text("half")
+    print("there", flush=True)
+    time.sleep(600)
+"""
+
+
+def hidden(folder: Path) -> list[str]:
+    return sorted(item.name for item in folder.iterdir() if item.name.startswith("."))
+
+
+def test_the_next_run_removes_what_a_killed_one_left_and_nothing_else(tmp_path: Path) -> None:
+    out = tmp_path / "a b.drsn"
+    strangers = [".a b.drsn.mine.tmp", ".other.drsn.abcdefgh.tmp", ".a b.drsn.abcdefgh.tmp.d", ".a b.drsn.ABCDEFGH.tmp"]
+    for name in strangers:
+        (tmp_path / name).write_text("x")
+    (tmp_path / ".a b.drsn.linklink.tmp").symlink_to(tmp_path / strangers[0])
+    child = subprocess.Popen([sys.executable, "-c", _HOLDS, str(out)], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "there\n"
+    left = set(hidden(tmp_path))
+    assert len(left) == len(strangers) + 1 + 4, "a lock and a folder for each of two"
+    with new_folder(tmp_path / "a b.drsn") as work:
+        assert left <= set(hidden(tmp_path)), "its process is alive: what it works in stays"
+        (work / "whole").write_text("whole")
+    assert left <= set(hidden(tmp_path))
+    child.kill()
+    child.wait()
+    child.stdout.close()
+    with new_folder(out, force=True) as work:
+        (work / "whole").write_text("again")
+        assert len(hidden(tmp_path)) == len(strangers) + 1 + 2
+    assert hidden(tmp_path) == sorted([*strangers, ".a b.drsn.linklink.tmp"])
+    assert (out / "whole").read_text() == "again"
+
+
+def test_the_next_write_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+    (tmp_path / ".plan.abcdefgh.tmp").write_bytes(b"half of")
+    write_bytes(tmp_path / "plan", b"whole")
+    assert [item.name for item in tmp_path.iterdir()] == ["plan"]

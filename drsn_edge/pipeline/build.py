@@ -23,6 +23,7 @@ from drsn_edge.exporters.trt_engine import (
 from drsn_edge.files import dump_json, sha256_bytes
 from drsn_edge.pipeline.engine_check import EngineVerdict, mark_engines, notes_of, outdated_engines
 from drsn_edge.progress import SILENT, Progress
+from drsn_edge.runtime.onnx_file import refuse_external_data
 from drsn_edge.runtime.preflight import describe_device
 
 
@@ -155,6 +156,7 @@ def build(
     records: list[EngineRecord] = []
     for item in plan:
         data = opened.read(item.graph)
+        refuse_external_data(data, what=item.graph)
         expected = _expected(opened, item.options.precision)
         made = build_engine(data, options=item.options, expected=expected, progress=progress)
         record, files = _record(made, item.graph, sha256_bytes(data))

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from drsn_edge.errors import InputError, UsageError
 from drsn_edge.extras import require
+from drsn_edge.runtime.onnx_file import refuse_external_data
 from drsn_edge.runtime.runner import Runner, TensorSpec
 
 _DTYPES = {
@@ -75,13 +76,13 @@ class OnnxRuntimeRunner(Runner):
         options.inter_op_num_threads = 1
         options.use_deterministic_compute = True
         options.log_severity_level = 4  # fatal only: errors come as exceptions
-        source: str | bytes
         if isinstance(self._model, Path):
             if not self._model.is_file():
                 raise InputError("the graph is not there", got=self._model, expected="an ONNX file")
-            what, source = str(self._model), str(self._model)
+            what, source = str(self._model), self._model.read_bytes()
         else:
             what, source = f"{len(self._model)} bytes", self._model
+        refuse_external_data(source, what=what)
         try:
             self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no base below this one

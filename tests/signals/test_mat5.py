@@ -74,7 +74,7 @@ def test_what_is_no_array_of_real_numbers_is_listed_and_not_read(folder: Path) -
 
 def big_endian(values: Any) -> bytes:
     """A file of version 5 as a machine with the other byte order writes it, put together by hand."""
-    data = values.astype(">f8").tobytes(order="F")
+    data: bytes = values.astype(">f8").tobytes(order="F")
     body = struct.pack(">IIII", 6, 8, 6, 0) + struct.pack(">IIii", 5, 8, *values.shape)
     body += struct.pack(">HH4s", 1, 1, b"x") + struct.pack(">II", 9, len(data)) + data
     head = b"MATLAB 5.0".ljust(124) + struct.pack(">H", 0x0100) + b"MI"
