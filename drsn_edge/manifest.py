@@ -13,7 +13,9 @@ from drsn_edge.files import sha256_bytes
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
-ROLES = ("graph", "probe", "calibration", "golden", "split", "weights", "report", "engine", "engine-info")
+ROLES = (
+    "graph", "probe", "calibration", "golden", "split", "weights", "report", "engine", "engine-info", "timing-cache",
+)  # fmt: skip
 # A manifest is read whole before anything is known about it.
 MANIFEST_LIMIT = 16 << 20
 _FIELDS = {"model": dict, "contract": dict, "labels": list, "tolerances": dict, "provenance": dict, "files": dict}

@@ -15,6 +15,7 @@ Examples:
 
     drsn-edge build cw.drsn
     drsn-edge build cw.drsn --precision fp16,int8 --target sm86 --target sm89
+    drsn-edge build cw.drsn --precision fp16 --repeat 5
     drsn-edge build cw.drsn --rebuild
 """
 
@@ -31,6 +32,25 @@ def command(
     max_batch: Annotated[int, typer.Option(min=1, help="Largest batch of the engine.")] = 256,
     opt_batch: Annotated[int, typer.Option(min=1, help="The batch that kernels are chosen for.")] = 16,
     workspace: Annotated[int, typer.Option(min=1, help="Scratch memory in MiB.")] = 1024,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="For later TensorRT too; without native code (not RTX).")
+    ] = False,
+    hardware_compatible: Annotated[
+        bool, typer.Option("--hardware-compatible", help="For every GPU from Ampere on (not RTX, not on a Jetson).")
+    ] = False,
+    refit: Annotated[bool, typer.Option("--refit", help="Weights can be exchanged later.")] = False,
+    stripped: Annotated[
+        bool, typer.Option("--stripped", help="Plan without weights; they come from the bundle when it is loaded.")
+    ] = False,
+    external_tactics: Annotated[
+        bool, typer.Option(help="Kernels of cuBLAS and cuDNN may be chosen, where the builder knows such.")
+    ] = True,
+    timing_cache: Annotated[
+        bool, typer.Option(help="Keep the builder's measurements in the bundle, and build with them.")
+    ] = True,
+    repeat: Annotated[
+        int | None, typer.Option(min=2, help="Build so many times, report how builds differ, keep none.")
+    ] = None,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Replace what another TensorRT or driver of this device built.")
     ] = False,
@@ -54,6 +74,13 @@ def command(
             max_batch=max_batch,
             opt_batch=opt_batch,
             workspace_mb=workspace,
+            version_compatible=version_compatible,
+            hardware_compatible=hardware_compatible,
+            refit=refit,
+            stripped=stripped,
+            external_tactics=external_tactics,
+            timing_cache=timing_cache,
+            repeat=repeat or 0,
             rebuild=rebuild,
             dry_run=dry_run,
             progress=ui.progress,
@@ -70,6 +97,8 @@ def command(
                 typer.echo(f"{result.bundle}/{record.file}\n  {record.summary}\n  {mark}")
             for key in result.removed:
                 typer.echo(f"{'would replace' if dry_run else 'replaced'} {key}")
+            for noise in result.noise:
+                typer.echo(noise.summary)
             for line in result.planned:
                 typer.echo(f"would build {line}")
 

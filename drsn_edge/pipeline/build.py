@@ -8,22 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drsn_edge.bundle import CALIBRATION, Bundle, NewFile
-from drsn_edge.errors import UsageError
-from drsn_edge.exporters.trt_engine import (
-    EngineBuild,
-    EngineOptions,
-    build_engine,
-    builder_choice,
-    check_targets,
-    load_builder,
-    sidecar,
-    wanted_graph,
-)
+from drsn_edge.bundle import Bundle, NewFile
+from drsn_edge.exporters.trt_engine import EngineBuild, build_engine, sidecar
 from drsn_edge.files import dump_json, sha256_bytes
+from drsn_edge.pipeline.build_noise import BuildNoise, repeat_builds
+from drsn_edge.pipeline.build_plan import PlannedEngine, check_graphs, expected_precisions, plan_build, read_graph
 from drsn_edge.pipeline.engine_check import EngineVerdict, mark_engines, notes_of, outdated_engines
 from drsn_edge.progress import SILENT, Progress
-from drsn_edge.runtime.onnx_file import refuse_external_data
 from drsn_edge.runtime.preflight import describe_device
 
 
@@ -65,6 +56,7 @@ class BuildResult:
         verdicts: What golden windows said of each engine that was built; without figures where it cannot run here.
         removed: Keys of engines that were out of date and have been replaced.
         notes: What the user should know.
+        noise: What builds of one engine have in common, where several were asked for.
     """
 
     bundle: Path
@@ -73,6 +65,7 @@ class BuildResult:
     verdicts: tuple[EngineVerdict, ...] = ()
     removed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    noise: tuple[BuildNoise, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -84,6 +77,7 @@ class BuildResult:
             "verdicts": [verdict.to_json() for verdict in self.verdicts],
             "removed": list(self.removed),
             "notes": list(self.notes),
+            "noise": [item.to_json() for item in self.noise],
         }
 
 
@@ -96,6 +90,13 @@ def build(
     max_batch: int = 256,
     opt_batch: int = 16,
     workspace_mb: int = 1024,
+    version_compatible: bool = False,
+    hardware_compatible: bool = False,
+    refit: bool = False,
+    stripped: bool = False,
+    external_tactics: bool = True,
+    timing_cache: bool = True,
+    repeat: int = 0,
     rebuild: bool = False,
     dry_run: bool = False,
     progress: Progress = SILENT,
@@ -112,6 +113,14 @@ def build(
         max_batch: Largest batch of the profile.
         opt_batch: The batch that kernels are chosen for.
         workspace_mb: Scratch memory in MiB.
+        version_compatible: Plans that later TensorRT versions take too, without native code in them.
+        hardware_compatible: Plans for every GPU from Ampere on.
+        refit: Plans whose weights can be exchanged later.
+        stripped: Plans without weights; the bundle's own graph gives them back when they are loaded.
+        external_tactics: Let the builder choose kernels of cuBLAS and cuDNN, where it knows such.
+        timing_cache: Keep in the bundle what the builder measures on this GPU, and build with what is kept: faster,
+            and the same kernels again.
+        repeat: Build each engine so many times and report how much the builds differ; the bundle is left as it is.
         rebuild: Replace the engines that were built on this device with another TensorRT or driver; of their
             precisions unless others are asked for.
         dry_run: Check and name the engines, build nothing.
@@ -131,19 +140,17 @@ def build(
     plan = plan_build(
         precisions,
         backend=backend,
-        targets=targets,
+        targets=tuple(targets),
         max_batch=max_batch,
         opt_batch=opt_batch,
         workspace_mb=workspace_mb,
+        version_compatible=version_compatible,
+        hardware_compatible=hardware_compatible,
+        refit=refit,
+        stripped=stripped,
+        external_tactics=external_tactics,
     )
-    for item in plan:
-        if item.graph not in opened.files:
-            raise UsageError(
-                f"the bundle holds no {item.options.precision} graph",
-                got=f"{item.options.precision}, which needs {item.graph}",
-                expected=", ".join(opened.precisions),
-                hint="export again with --calibrate DATASET" if item.options.precision == "int8" else "export again",
-            )
+    check_graphs(opened, plan)
     wanted = {item.options.precision for item in plan}
     replaced = {key: why for key, (precision, why) in stale.items() if rebuild and precision in wanted}
     notes = tuple(
@@ -153,13 +160,12 @@ def build(
     )
     if dry_run:
         return BuildResult(opened.path, (), tuple(item.summary for item in plan), removed=tuple(replaced), notes=notes)
+    if repeat:
+        noise = repeat_builds(opened, plan, repeat=repeat, progress=progress)
+        return BuildResult(opened.path, (), notes=notes, noise=noise)
     records: list[EngineRecord] = []
     for item in plan:
-        data = opened.read(item.graph)
-        refuse_external_data(data, what=item.graph)
-        expected = _expected(opened, item.options.precision)
-        made = build_engine(data, options=item.options, expected=expected, progress=progress)
-        record, files = _record(made, item.graph, sha256_bytes(data))
+        record, files = _build(opened, item, timing_cache=timing_cache, progress=progress)
         opened = opened.update(files)
         records.append(record)
     # A driver may change while TensorRT does not: then the new engine has taken the place of the old one already.
@@ -180,6 +186,10 @@ def build(
     )
 
 
+# How an engine's folder is named, by what is special about its plan: several kinds can stand side by side.
+_KINDS = {"vc": "version_compatible", "hc": "hardware_compatible", "refit": "refit", "stripped": "stripped"}
+
+
 def _unmarked(verdicts: Sequence[EngineVerdict]) -> list[str]:
     return [
         f"the engine {item.key} is not verified yet: {item.reason}; where it runs, `drsn-edge verify BUNDLE --mark`"
@@ -188,75 +198,28 @@ def _unmarked(verdicts: Sequence[EngineVerdict]) -> list[str]:
     ]
 
 
-@dataclass(frozen=True)
-class PlannedEngine:
-    """One engine that is going to be built: how, from which of the bundle's graphs."""
-
-    options: EngineOptions
-    graph: str
-    version: str
-
-    @property
-    def summary(self) -> str:
-        """One line for people."""
-        targets = ", ".join(self.options.targets) or "every GPU that it knows"
-        if self.options.backend == "tensorrt":
-            targets = "the GPU of this machine"
-        return f"{self.options.precision} from {self.graph} with {self.options.backend} {self.version} for {targets}"
-
-
-def plan_build(
-    precisions: Sequence[str],
-    *,
-    backend: str = "auto",
-    targets: Sequence[str] = (),
-    max_batch: int = 256,
-    opt_batch: int = 16,
-    workspace_mb: int = 1024,
-) -> tuple[PlannedEngine, ...]:
-    """Everything about a build that can be refused without a graph.
-
-    Raises:
-        UsageError: No precision, an unknown one, or a target that the builder does not have.
-        MissingDependency, MissingDevice: No builder here.
-    """
-    if not precisions:
-        raise UsageError("there is no engine to build", got="no precision", expected="fp32, fp16, int8, or several")
-    wanted = [
-        EngineOptions(
-            precision=precision,  # type: ignore[arg-type]  # checked by EngineOptions
-            backend=backend,  # type: ignore[arg-type]  # checked by EngineOptions
-            targets=tuple(targets),
-            max_batch=max_batch,
-            opt_batch=min(opt_batch, max_batch),
-            workspace_mb=workspace_mb,
-        )
-        for precision in dict.fromkeys(precisions)
-    ]
-    chosen = builder_choice(backend, targets=tuple(targets))
-    plan = []
-    for options in wanted:
-        resolved = dataclasses.replace(options, backend=chosen)
-        trt = load_builder(resolved)
-        if chosen == "rtx":
-            check_targets(trt, resolved.targets)
-        plan.append(PlannedEngine(resolved, wanted_graph(resolved, trt=trt), str(trt.__version__)))
-    return tuple(plan)
-
-
-def _expected(bundle: Bundle, precision: str) -> dict[str, Any] | None:
-    """Precision per convolution, which the layers of the engine are held against."""
-    if precision != "int8" or CALIBRATION not in bundle.files:
-        return None
-    rows = bundle.read_json(CALIBRATION)["plan"]
-    return {row["layer"]: "int8" for row in rows if row["precision"] == "int8"}
+def _build(
+    bundle: Bundle, item: PlannedEngine, *, timing_cache: bool, progress: Progress
+) -> tuple[EngineRecord, dict[str, NewFile]]:
+    """Build one engine; what it adds to the bundle."""
+    data, options = read_graph(bundle, item), item.options
+    cache = item.timing_cache if timing_cache else None
+    if cache in bundle.files and cache is not None:
+        options = dataclasses.replace(options, timing_cache=bundle.read(cache))
+    expected = expected_precisions(bundle, options.precision)
+    made = build_engine(data, options=options, expected=expected, progress=progress)
+    record, files = _record(made, item.graph, sha256_bytes(data))
+    if cache is not None and made.timing_cache not in (None, options.timing_cache):
+        files[cache] = NewFile(made.timing_cache or b"", "timing-cache")
+    return record, files
 
 
 def _record(made: EngineBuild, graph: str, graph_sha256: str) -> tuple[EngineRecord, dict[str, NewFile]]:
     device = describe_device().device
     info = sidecar(made, onnx_name=graph, onnx_sha256=graph_sha256, device=device)
     targets = "-".join(made.targets) if len(made.targets) <= 3 else "any"
-    key = f"{made.backend}-{made.version}-{targets or 'any'}-{made.precision}"
+    kinds = "".join(f"-{word}" for word, name in _KINDS.items() if info["flags"][name])
+    key = f"{made.backend}-{made.version}-{targets or 'any'}-{made.precision}{kinds}"
     plan, notes = f"engines/{key}/model.{made.precision}.engine", f"engines/{key}/engine.json"
     files = {plan: NewFile(made.plan, "engine"), notes: NewFile(dump_json(info).encode(), "engine-info")}
     return EngineRecord(key, plan, len(made.plan), info), files

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from drsn_edge.bundle import Bundle
 from drsn_edge.errors import DrsnError
-from drsn_edge.pipeline.build import plan_build
+from drsn_edge.pipeline.build_plan import plan_build
 from drsn_edge.pipeline.engine_check import notes_of, outdated_engines
 from drsn_edge.pipeline.finding import Finding, Level
 from drsn_edge.runtime.plan import read_plan_header

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from drsn_edge.errors import MissingError, UsageError
-from drsn_edge.pipeline.build import PlannedEngine, plan_build
+from drsn_edge.pipeline.build_plan import PlannedEngine, plan_build
 
 PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -114,7 +114,7 @@ def planned_engines(options: ExportOptions) -> tuple[PlannedEngine, ...]:
         return ()
     try:
         return plan_build(
-            options.wanted_engines, backend=options.backend, targets=options.targets, max_batch=options.max_batch
+            options.wanted_engines, backend=options.backend, targets=tuple(options.targets), max_batch=options.max_batch
         )
     except MissingError:
         if options.names_a_builder:

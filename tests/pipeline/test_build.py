@@ -14,7 +14,8 @@ import pytest
 from drsn_edge.bundle import Bundle
 from drsn_edge.errors import MissingDependency, UsageError
 from drsn_edge.extras import available
-from drsn_edge.pipeline.build import build, plan_build
+from drsn_edge.pipeline.build import build
+from drsn_edge.pipeline.build_plan import plan_build
 from drsn_edge.pipeline.verify import verify
 from drsn_edge.runtime.plan import read_plan_header
 

@@ -13,9 +13,11 @@ from typer.testing import CliRunner
 
 from drsn_edge.bundle import ROLES, Bundle
 from drsn_edge.cli import app
+from drsn_edge.extras import available
 from drsn_edge.files import read_settings
 from drsn_edge.golden import Golden
 from drsn_edge.parity.gate import Gate, load_gate
+from drsn_edge.pipeline.build import build
 from drsn_edge.pipeline.doctor import doctor, to_json
 from drsn_edge.runtime.verification import Verification, VerifiedOn
 
@@ -64,6 +66,9 @@ def real(workshop: Any) -> dict[str, Any]:
     documents["doctor --json"] = to_json(doctor())
     on = VerifiedOn("Orin", "sm87", "12.6", "10.3.0", "linux-aarch64")
     documents["verified"] = Verification(True, on, None, 0.0, 1.0, 96).to_json()
+    if available("tensorrt_rtx"):
+        repeated = build(workshop.bundle, backend="rtx", targets=("sm86",), repeat=2)
+        documents["build --json"] = json.loads(json.dumps(repeated.to_json()))
     for key in bundle.engines():
         documents["engine.json"] = bundle.read_json(f"engines/{key}/engine.json")
     return documents
@@ -75,7 +80,7 @@ EXAMPLES = sorted(name for kind, name in BLOCKS if kind == "json")
 def test_every_format_has_its_example() -> None:
     assert set(EXAMPLES) == {
         "config.json", "split.json", "manifest.json", "calibration.json", "engine.json", "verified", "verify --json",
-        "doctor --json", "error",
+        "build --json", "doctor --json", "error",
     }  # fmt: skip
 
 
