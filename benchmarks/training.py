@@ -34,8 +34,10 @@ from drsn_edge.model.packing import PackedConv1d
 from drsn_edge.model.shrinkage import Shrinkage, spatial_mean
 from drsn_edge.signals.contract import SignalContract
 from drsn_edge.signals.windows import Windows
+from drsn_edge.training.compute import TrainStep
 from drsn_edge.training.loop import make_optimizer, train_epoch
 from drsn_edge.training.options import FitOptions, NoiseRange
+from drsn_edge.training.sources import source
 
 CLASSES, LENGTH = 10, 2048
 
@@ -110,10 +112,12 @@ def plain_epoch(network: Network, windows: Windows, seed: int) -> Callable[[int]
 
 def our_epoch(network: Network, windows: Windows) -> Callable[[int], None]:
     options = FitOptions(epochs=1, lr=0.01, noise=NoiseRange(("gaussian",), (-6.0, 10.0)))
-    optimizer = make_optimizer(network, options)
+    step = TrainStep(network, make_optimizer(network, options))
+
+    batches = source(windows, windows, options, torch.device("cpu"))
 
     def run(epoch: int) -> None:
-        train_epoch(network, optimizer, windows, options, epoch)
+        train_epoch(step, batches.epoch(epoch))
 
     return run
 

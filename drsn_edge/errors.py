@@ -9,7 +9,8 @@
     │   ├── HashMismatch      4   a file is not the one its manifest lists
     │   └── ContractError     4   data that does not keep the signal contract of the model
     ├── OutOfTolerance        5   a variant does not decide as its reference does
-    └── BuildError            6   an engine builder failed, or built something else than was asked
+    ├── BuildError            6   an engine builder failed, or built something else than was asked
+    └── PeerFailed            1   another process of the same run failed, and has said why: commands print nothing
 
 Every message has four parts: what, what was got, what was expected, what to do. `str(error)` is the whole message.
 """
@@ -28,6 +29,7 @@ __all__ = [
     "MissingDevice",
     "MissingError",
     "OutOfTolerance",
+    "PeerFailed",
     "UsageError",
 ]
 
@@ -119,3 +121,7 @@ class BuildError(DrsnError):
     """An engine builder failed, or built something else than was asked."""
 
     exit_code = 6
+
+
+class PeerFailed(DrsnError):
+    """Another process of the same run failed, and has said why."""

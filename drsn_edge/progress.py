@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -43,3 +44,8 @@ class SilentProgress:
 
 
 SILENT = SilentProgress()
+
+
+def speaks() -> bool:
+    """Whether this process prints: of those that `torchrun` starts for one command the first one alone."""
+    return os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"

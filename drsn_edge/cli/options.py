@@ -25,6 +25,7 @@ Where = Annotated[
     typer.Option("--where", metavar="GROUP=VALUE", help="Only recordings of this group; may be given more than once."),
 ]
 Load = Annotated[str | None, typer.Option("--load", help="Short for --where load=VALUE.")]
+Device = Annotated[str, typer.Option("--device", help="auto (a GPU where there is one), cpu or cuda.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="CPU threads; one is the same on every machine.")]
 
 

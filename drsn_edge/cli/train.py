@@ -16,6 +16,7 @@ Examples:
     drsn-edge train synthetic --out runs/first
     drsn-edge train cwru:DIR --load 0 --snr=-6:10 --out runs/cw
     drsn-edge train table:recordings.csv --protocol bearing --out runs/mine
+    torchrun --nproc-per-node 2 -m drsn_edge train cwru:DIR --out runs/cw
 """
 
 
@@ -48,6 +49,9 @@ def command(
     force: common.Force = False,
     dry_run: common.DryRun = False,
     threads: common.Threads = 1,
+    device: common.Device = "auto",
+    amp: Annotated[str, typer.Option(help="Mixed precision: none, bf16 or fp16 (GPU only).")] = "none",
+    compile: Annotated[bool, typer.Option("--compile", help="torch.compile; CUDA graphs on a GPU.")] = False,
     json: common.Json = False,
     quiet: common.Quiet = False,
     debug: common.Debug = False,
@@ -80,6 +84,9 @@ def command(
             force=force,
             dry_run=dry_run,
             threads=threads,
+            device=device,
+            amp=amp,  # type: ignore[arg-type]  # checked there
+            compile=compile,
             progress=ui.progress,
         )
         ui.notices(result.notes)

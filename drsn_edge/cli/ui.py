@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperCommand
 
-from drsn_edge.errors import DrsnError, UsageError
+from drsn_edge.errors import DrsnError, PeerFailed, UsageError
 from drsn_edge.files import dump_json
-from drsn_edge.progress import SILENT, Progress, Step
+from drsn_edge.progress import SILENT, Progress, Step, speaks
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,10 +74,12 @@ class Session:
     def __init__(self, *, json: bool, quiet: bool) -> None:
         self.json = json
         self.shown = False
-        self.progress: Progress = SILENT if quiet else TerminalProgress()
+        self.progress: Progress = TerminalProgress() if speaks() and not quiet else SILENT
 
     def show(self, value: dict[str, Any], render: Callable[[Console], None]) -> None:
         """Print a result: its JSON, or what `render` draws."""
+        if not speaks():
+            return
         if self.json:
             sys.stdout.write(dump_json(value))
         else:
@@ -120,6 +122,8 @@ def session(*, json: bool = False, quiet: bool = False, debug: bool = False) -> 
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, PeerFailed):  # the process that failed first has said why
+            raise typer.Exit(error.exit_code) from None
         if isinstance(error, DrsnError):
             ui.fail(error.to_json(), str(error))
             raise typer.Exit(error.exit_code) from None
@@ -170,6 +174,8 @@ class Command(TyperCommand):
             try:
                 return super().make_context(info_name, args, parent, **extra)
             except _ParserError as error:
+                if not speaks():  # all processes of a command are given the same arguments
+                    raise typer.Exit(UsageError.exit_code) from None
                 if json:
                     what = error.format_message()  # type: ignore[attr-defined]
                     sys.stdout.write(dump_json(UsageError(what, hint=f"drsn-edge {info_name} --help").to_json()))

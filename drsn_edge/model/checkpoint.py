@@ -44,6 +44,10 @@ class TrainingRecord:
         noises: Kinds of noise drawn in training; empty for none.
         snr_db: Lowest and highest trained SNR in dB; None without noise.
         epochs: Epochs run; `best_epoch` is the one that was kept.
+        device: Where it was trained, `cpu` or `cuda`: another one draws other noise and rounds otherwise.
+        amp: Mixed precision of the training, `none`, `bf16` or `fp16`.
+        compile: Whether `torch.compile` made the kernels of the training.
+        processes: How many trained it together.
         temperature: What logits are divided by for honest confidences, fitted on validation windows; 1 where none was.
         scores: Balanced accuracy by condition, on the parts that each name says.
     """
@@ -57,6 +61,10 @@ class TrainingRecord:
     snr_db: tuple[float, float] | None = None
     epochs: int = 0
     best_epoch: int = 0
+    device: str = "cpu"
+    amp: str = "none"
+    compile: bool = False
+    processes: int = 1
     temperature: float = 1.0
     scores: Mapping[str, float] = field(default_factory=dict)
 

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from drsn_edge.errors import UsageError
 from drsn_edge.model.config import NetworkConfig
+from drsn_edge.model.norm import BatchNorm1d, BatchNorm2d
 from drsn_edge.model.packing import PackedConv1d
 from drsn_edge.model.shrinkage import Shrinkage, SqueezeExcite, spatial_mean
 from drsn_edge.signals.contract import SignalContract
 
 _CONV = {1: PackedConv1d, 2: nn.Conv2d}
-_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d}
+_NORM = {1: BatchNorm1d, 2: BatchNorm2d}
 
 
 class Front(nn.Module):

@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from drsn_edge.model.norm import BatchNorm1d
+
 
 class _SoftThreshold(torch.autograd.Function):
     """The training path: one mask is all that the backward pass needs, where autograd would keep four maps."""
@@ -95,7 +97,7 @@ class ChannelGate(nn.Module):
     def __init__(self, channels: int, outputs: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(channels, channels)
-        self.bn = nn.BatchNorm1d(channels)
+        self.bn = BatchNorm1d(channels)
         self.fc2 = nn.Linear(channels, outputs)
 
     def forward(self, pooled: Tensor) -> Tensor:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from drsn_edge.signals.windows import Windows, cut
 if TYPE_CHECKING:
     from drsn_edge.model.checkpoint import TrainingRecord
     from drsn_edge.model.network import Network
+    from drsn_edge.training.compute import Amp
     from drsn_edge.training.evaluate import Score
 
 SCORES = "scores.json"
@@ -82,9 +82,15 @@ def train(
     resume: bool = False,
     dry_run: bool = False,
     threads: int = 1,
+    device: str = "auto",
+    amp: Amp = "none",
+    compile: bool = False,  # noqa: A002 - the name of the option
     progress: Progress = SILENT,
 ) -> TrainResult:
     """Train a network and score it on the part of the data that it has not seen.
+
+    Started by `torchrun`, several processes share every batch; the result is that of one process but for rounding. The
+    first one writes and scores; the others return no scores.
 
     Args:
         dataset: Name of a data set, see `load_dataset`.
@@ -107,66 +113,84 @@ def train(
         resume: Go on with the run in `out`, which was killed; equal to one that never stopped.
         dry_run: Check everything, train and write nothing.
         threads: CPU threads. One by default: the run is then the same on every machine, and does not crawl on a busy
-            one (two threads that spin for each other were seen to take 25 times as long).
+            one (two threads that spin for each other were seen to take 25 times as long). Each process has so many.
+        device: `cpu`, `cuda`, or `auto` for a GPU where there is one.
+        amp: Mixed precision, see `Compute`.
+        compile: Let `torch.compile` make the kernels, see `Compute`.
         progress: Told of epochs and conditions.
 
     Raises:
         UsageError: Options that do not fit together, an output that exists, nothing to resume.
         InputError: Data that cannot be used, fewer than two classes.
-        MissingDependency: torch is not installed.
+        MissingDependency: torch is not installed, or nothing that compiles.
+        MissingDevice: No GPU where one was asked for, or not one for each process.
     """
     require("torch", "safetensors", purpose="training")
     from drsn_edge.model.checkpoint import CONFIG, SPLIT, WEIGHTS, Checkpoint, TrainingRecord, save_checkpoint
+    from drsn_edge.training.compute import Compute, cpu_threads, find_device
     from drsn_edge.training.confidence import temperature_of
     from drsn_edge.training.evaluate import evaluate
     from drsn_edge.training.loop import check_windows, fit
     from drsn_edge.training.options import FitOptions, NoiseRange
+    from drsn_edge.training.parallel import processes
     from drsn_edge.training.records import EpochRecord
 
-    _check_out(out, force=force, resume=resume)
-    noisy = bool(noise) and snr is not None
-    data = load_dataset(dataset, where=where or {}, protocol=protocol, window=window, hop=hop)
-    parts = split(data, protocol=protocol, fold=fold, seed=seed)
-    windows = {part: cut_part(data, parts, part) for part in PARTS}
-    for part in PARTS:
-        windows[part].source.check(noise)
-    options = FitOptions(
-        epochs=default_epochs(len(windows["train"]), batch) if epochs is None else epochs,
-        batch=batch,
-        lr=lr,
-        noise=NoiseRange(tuple(noise), snr) if noisy else NoiseRange(),
-        seed=seed,
-    )
-    network = new_network(data, parts, model=model, preset=preset, seed=seed, init=init)
-    check_windows(network, windows["train"], windows["validation"])
-    record = TrainingRecord(
-        dataset=dataset,
-        where=dict(where or {}),
-        protocol=protocol,
-        fold=fold,
-        seed=seed,
-        noises=options.noise.kinds,
-        snr_db=options.noise.snr_db,
-        epochs=options.epochs,
-    )
-    notes = (*data.notes, *parts.notes)
-    counts = {part: len(windows[part]) for part in PARTS}
-    if dry_run:
-        return TrainResult(out, record, (), counts, (*notes, "Dry run: nothing was trained or written."))
+    compute, place = Compute(amp=amp, compile=compile), find_device(device)
+    with processes(place) as group, cpu_threads(threads):
+        compute.check(place, group)
+        if group.leads:
+            _check_out(out, force=force, resume=resume)
+        noisy = bool(noise) and snr is not None
+        data = load_dataset(dataset, where=where or {}, protocol=protocol, window=window, hop=hop)
+        parts = split(data, protocol=protocol, fold=fold, seed=seed)
+        windows = {part: cut_part(data, parts, part) for part in PARTS}
+        for part in PARTS:
+            windows[part].source.check(noise)
+        options = FitOptions(
+            epochs=default_epochs(len(windows["train"]), batch) if epochs is None else epochs,
+            batch=batch,
+            lr=lr,
+            noise=NoiseRange(tuple(noise), snr) if noisy else NoiseRange(),
+            seed=seed,
+        )
+        network = new_network(data, parts, model=model, preset=preset, seed=seed, init=init).to(place)
+        check_windows(network, windows["train"], windows["validation"])
+        record = TrainingRecord(
+            dataset=dataset,
+            where=dict(where or {}),
+            protocol=protocol,
+            fold=fold,
+            seed=seed,
+            noises=options.noise.kinds,
+            snr_db=options.noise.snr_db,
+            epochs=options.epochs,
+            device=place.type,
+            amp=compute.amp,
+            compile=compute.compile,
+            processes=group.count,
+        )
+        notes = (*data.notes, *parts.notes)
+        counts = {part: len(windows[part]) for part in PARTS}
+        if dry_run:
+            return TrainResult(out, record, (), counts, (*notes, "Dry run: nothing was trained or written."))
 
-    def save(**changes: Any) -> TrainingRecord:
-        done = dataclasses.replace(record, **changes)
-        save_checkpoint(out, Checkpoint(network, data.contract, parts.labels, done, parts))
-        return done
+        def save(**changes: Any) -> TrainingRecord:
+            done = dataclasses.replace(record, **changes)
+            save_checkpoint(out, Checkpoint(network, data.contract, parts.labels, done, parts))
+            return done
 
-    def keep(best: EpochRecord) -> None:
-        # A run that is killed leaves the best epoch so far, and says how far it came.
-        save(epochs=best.epoch, best_epoch=best.epoch)
+        def keep(best: EpochRecord) -> None:
+            # A run that is killed leaves the best epoch so far, and says how far it came.
+            save(epochs=best.epoch, best_epoch=best.epoch)
 
-    if force:
-        for name in (CONFIG, WEIGHTS, SPLIT, SCORES):  # the old configuration first: without it there is no checkpoint
-            (out / name).unlink(missing_ok=True)
-    with _threads(threads):
+        if force and group.leads:
+            for name in (
+                CONFIG,
+                WEIGHTS,
+                SPLIT,
+                SCORES,
+            ):  # the old configuration first: without it there is no checkpoint
+                (out / name).unlink(missing_ok=True)
         result = fit(
             network,
             windows["train"],
@@ -175,9 +199,13 @@ def train(
             out=out,
             force=force,
             resume=resume,
+            compute=compute,
+            processes=group,
             on_best=keep,
             progress=progress,
         )
+        if not group.leads:
+            return TrainResult(out, record, (), counts, notes)
         temperature = temperature_of(network, windows["validation"], options).value
         scores = evaluate(
             network,
@@ -186,15 +214,15 @@ def train(
             temperature=temperature,
             progress=progress,
         )
-    done = save(
-        best_epoch=result.best.epoch,
-        temperature=temperature,
-        scores={f"test {score.condition}": score.balanced_accuracy for score in scores},
-    )
-    trained = TrainResult(out, done, scores, counts, notes)
-    table = {key: value for key, value in trained.to_json().items() if key != "run"}
-    write_json(out / SCORES, table | {"labels": list(parts.labels)})
-    return trained
+        done = save(
+            best_epoch=result.best.epoch,
+            temperature=temperature,
+            scores={f"test {score.condition}": score.balanced_accuracy for score in scores},
+        )
+        trained = TrainResult(out, done, scores, counts, notes)
+        table = {key: value for key, value in trained.to_json().items() if key != "run"}
+        write_json(out / SCORES, table | {"labels": list(parts.labels)})
+        return trained
 
 
 def default_epochs(windows: int, batch: int) -> int:
@@ -262,18 +290,3 @@ def new_network(
         )
     network.load_state_dict(earlier.network.state_dict())
     return network
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """PyTorch's own threads, for as long."""
-    import torch
-
-    if count < 1:
-        raise UsageError("the number of threads cannot be used", got=count, expected="at least 1")
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -151,21 +151,25 @@ def _laplacian(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.f
     return noise
 
 
-def _pink(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
-    """White noise shaped in the frequency domain.
+def pink_filter(sizes: tuple[int, ...]) -> NDArray[np.float32]:
+    """What the half spectrum of white noise over `sizes` positions is multiplied by.
 
-    The filter's mean squared gain over all bins is one, so that the expected variance is exactly one.
+    Its mean squared gain over all bins is one, so that the expected variance stays exactly one.
     """
-    sizes = shape[2:]
-    axes = tuple(range(2, len(shape)))
     grids = np.meshgrid(*[np.fft.fftfreq(size) for size in sizes], indexing="ij")
     frequency = np.sqrt(sum(grid**2 for grid in grids))
     gain: NDArray[Any] = np.zeros_like(frequency)
     np.divide(1.0, np.sqrt(frequency), out=gain, where=frequency > 0)
     gain /= math.sqrt(float(np.mean(gain**2)))
-    half = gain[..., : sizes[-1] // 2 + 1].astype(np.float32)
+    return cast("NDArray[np.float32]", gain[..., : sizes[-1] // 2 + 1].astype(np.float32))
+
+
+def _pink(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
+    """White noise shaped in the frequency domain."""
+    sizes = shape[2:]
+    axes = tuple(range(2, len(shape)))
     spectrum = np.fft.rfftn(_gaussian(shape, rng), axes=axes)
-    spectrum *= half
+    spectrum *= pink_filter(sizes)
     return cast("NDArray[np.float32]", np.fft.irfftn(spectrum, s=sizes, axes=axes).astype(np.float32, copy=False))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -23,24 +23,29 @@ def epoch_batches(windows: Windows, noise: NoiseRange, *, batch: int, seed: int,
     All batches are full: the last one is filled up from the start of the order. (A batch of one window would have no
     batch statistics.) Fewer windows than `batch` are one batch.
     """
-    steps = steps_per_epoch(windows, batch)
-    order = noise_rng(seed, "order", epoch).permutation(len(windows))
-    rows = np.resize(order, steps * min(batch, len(windows))).reshape(steps, -1)
+    rows = epoch_rows(len(windows), batch=batch, seed=seed, epoch=epoch)
 
     def make(step: int) -> Batch:
         chosen = windows.select(rows[step])
         return noise.draw(chosen.x, noise_rng(seed, "train", epoch, step), chosen.source), chosen.y
 
-    return ahead(make, steps)
+    return ahead(make, range(len(rows)))
 
 
-def steps_per_epoch(windows: Windows, batch: int) -> int:
-    """Batches of one epoch."""
-    return -(-len(windows) // batch)
+def epoch_rows(windows: int, *, batch: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Which windows make up each batch of an epoch, `[steps, min(batch, windows)]`."""
+    steps = -(-windows // batch)
+    order = noise_rng(seed, "order", epoch).permutation(windows)
+    return np.resize(order, steps * min(batch, windows)).reshape(steps, -1)
 
 
-def validation_batches(windows: Windows, noise: NoiseRange, *, draws: int, batch: int, seed: int) -> Iterator[Batch]:
-    """The windows as they are, then `draws` times with noise over the trained range: the same on every call."""
+def validation_batches(
+    windows: Windows, noise: NoiseRange, *, draws: int, batch: int, seed: int, share: tuple[int, int] = (0, 1)
+) -> Iterator[Batch]:
+    """The windows as they are, then `draws` times with noise over the trained range: the same on every call.
+
+    `share` is `(first, step)` for processes that share the work: every `step`-th batch from the `first` on.
+    """
     starts = range(0, len(windows), batch)
     passes = [None, *range(draws if noise.kinds else 0)]
 
@@ -52,15 +57,17 @@ def validation_batches(windows: Windows, noise: NoiseRange, *, draws: int, batch
             x = noise.draw(x, noise_rng(seed, "validation", draw, start), windows.source.select(rows))
         return x, y
 
-    return ahead(make, len(passes) * len(starts))
+    return ahead(make, range(share[0], len(passes) * len(starts), share[1]))
 
 
-def ahead(make: Callable[[int], T], count: int) -> Iterator[T]:
-    """`make(0)` to `make(count - 1)`, each made in a thread while the one before is used."""
+def ahead(make: Callable[[int], T], indices: Sequence[int]) -> Iterator[T]:
+    """`make(index)` for every index, each made in a thread while the one before is used."""
+    if not indices:
+        return
     with ThreadPoolExecutor(max_workers=1) as pool:
-        future = pool.submit(make, 0)
-        for index in range(count):
+        future = pool.submit(make, indices[0])
+        for following in [*indices[1:], None]:
             item = future.result()
-            if index + 1 < count:
-                future = pool.submit(make, index + 1)
+            if following is not None:
+                future = pool.submit(make, following)
             yield item

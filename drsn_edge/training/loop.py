@@ -11,7 +11,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,14 @@ from drsn_edge.model.network import Network
 from drsn_edge.model.weights import weight_bytes
 from drsn_edge.progress import SILENT, Progress
 from drsn_edge.signals.windows import Windows
-from drsn_edge.training.batches import epoch_batches, validation_batches
-from drsn_edge.training.metrics import balanced_accuracy, confusion
+from drsn_edge.training.compute import Compute, TrainStep
+from drsn_edge.training.metrics import balanced_accuracy
 from drsn_edge.training.options import FitOptions
+from drsn_edge.training.parallel import ALONE, Processes, synchronised
 from drsn_edge.training.records import EpochRecord, FitResult, choose
 from drsn_edge.training.schedule import learning_rates
+from drsn_edge.training.sources import Rows, Source
+from drsn_edge.training.sources import source as make_source
 from drsn_edge.training.state import STATE, State
 
 LOG = "log.jsonl"
@@ -44,6 +47,8 @@ def fit(
     out: Path | None = None,
     force: bool = False,
     resume: bool = False,
+    compute: Compute | None = None,
+    processes: Processes = ALONE,
     on_best: Callable[[EpochRecord], None] | None = None,
     progress: Progress = SILENT,
 ) -> FitResult:
@@ -57,51 +62,59 @@ def fit(
             number of threads.
         out: Folder for `log.jsonl` and `state.pt`, both written after every epoch; None keeps nothing.
         force: Start anew in a folder that holds a run.
-        resume: Go on with the run in `out`; the weights come out as if it had never stopped.
+        resume: Go on with the run in `out`; the weights come out as if it had never stopped, whatever the number of
+            processes before and now (but for rounding where it changed).
+        compute: Precision and compilation.
+        processes: Those that train it together, with equal arguments; `out` is written, and `on_best` called, by the
+            one that leads.
         on_best: Called after every epoch that is preferred to all before it; the network holds its weights then.
         progress: Told of every epoch.
 
     Raises:
         UsageError: `out` exists and neither `force` nor `resume` is given; nothing to resume, or a run of something
-            else; noise that the windows cannot have; the training diverged.
-        InputError: Windows that do not fit the network, fewer than two, or of one class only.
+            else; noise that the windows cannot have; fewer windows in a batch than processes; the training diverged.
+        InputError: Windows that do not fit the network, fewer than two, or of one class only; other windows in another
+            process.
     """
     check_windows(network, train, validation)
     for windows in (train, validation):
         windows.source.check(options.noise.kinds)
     rates = learning_rates(options.epochs, options.lr)
-    optimizer = make_optimizer(network, options)
-    identity = _identity(network, train, validation, options)
+    step = TrainStep(network, make_optimizer(network, options), compute=compute, processes=processes)
+    identity = _identity(step, train, validation, options)
+    _check_processes(processes, identity, min(options.batch, len(train)))
     records: list[EpochRecord] = []
     best_state = _copy(network)
     if resume:
         if out is None:
             raise UsageError("a run can only go on where it was kept", got="resume without out", expected="its folder")
-        state = State.load(out)
+        state = processes.from_leader(State.load(out) if processes.leads else None)
+        assert state is not None
         state.check(identity)
         network.load_state_dict(dict(state.network))
-        optimizer.load_state_dict(dict(state.optimizer))
-        best_state = dict(state.best)
+        step.load_state_dict(state.optimizer)
+        best_state = {name: value.to(step.device) for name, value in state.best.items()}
         records = [EpochRecord(**record) for record in state.log]
-    elif out is not None:
+    elif out is not None and processes.leads:
         check_output(out, force=force)
         out.mkdir(parents=True, exist_ok=True)
         for name in (STATE, LOG):
             (out / name).unlink(missing_ok=True)
-    with progress.step("training", total=options.epochs) as step:
-        step.advance(len(records))
+    batches = make_source(train, validation, options, step.device, processes)
+    with synchronised(network, processes), progress.step("training", total=options.epochs) as bar:
+        bar.advance(len(records))
         for epoch in range(len(records) + 1, options.epochs + 1):
-            record = _epoch(network, optimizer, train, validation, options, epoch, rates[epoch - 1])
+            record = _epoch(step, batches, epoch, rates[epoch - 1])
             records.append(record)
             if choose(records, validation.independent) is record:
                 best_state = _copy(network)
-                if on_best is not None:
+                if on_best is not None and processes.leads:
                     on_best(record)
-            if out is not None:
+            if out is not None and processes.leads:
                 log = tuple(dataclasses.asdict(item) for item in records)
-                State(identity, epoch, network.state_dict(), optimizer.state_dict(), best_state, log).save(out)
+                State(identity, epoch, network.state_dict(), step.state_dict(), best_state, log).save(out)
                 write_bytes(out / LOG, "".join(json.dumps(line) + "\n" for line in log).encode())
-            step.advance(
+            bar.advance(
                 1, note=f"loss {record.train_loss:.3f}, validation {100 * record.validation_balanced_accuracy:.1f} %"
             )
     network.load_state_dict(best_state)
@@ -119,27 +132,19 @@ def make_optimizer(network: nn.Module, options: FitOptions) -> torch.optim.SGD:
     return torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum, fused=True)
 
 
-def _epoch(
-    network: Network,
-    optimizer: torch.optim.SGD,
-    train: Windows,
-    validation: Windows,
-    options: FitOptions,
-    epoch: int,
-    lr: float,
-) -> EpochRecord:
+def _epoch(step: TrainStep, batches: Source, epoch: int, lr: float) -> EpochRecord:
     began = time.perf_counter()
-    for group in optimizer.param_groups:
+    for group in step.optimizer.param_groups:
         group["lr"] = lr
-    train_loss, train_accuracy, seen = train_epoch(network, optimizer, train, options, epoch)
+    train_loss, train_accuracy, seen = train_epoch(step, batches.epoch(epoch))
     speed = seen / (time.perf_counter() - began)
-    accuracy, validation_loss = validate(network, validation, options)
+    accuracy, validation_loss = validate(step.network, batches.validation(), step.processes)
     if not (math.isfinite(train_loss) and math.isfinite(validation_loss)):
         raise UsageError(
             f"the training diverged in epoch {epoch}",
             got=f"training loss {train_loss:g}, validation loss {validation_loss:g}",
             expected="finite losses",
-            hint=f"train with a smaller --lr than {options.lr:g}",
+            hint=f"train with a smaller --lr than {step.optimizer.defaults['lr']:g}",
         )
     return EpochRecord(
         epoch=epoch,
@@ -153,44 +158,35 @@ def _epoch(
     )
 
 
-def train_epoch(
-    network: Network, optimizer: torch.optim.Optimizer, windows: Windows, options: FitOptions, epoch: int
-) -> tuple[float, float, int]:
-    """One pass over the windows: mean loss, accuracy, and how many windows were seen."""
-    device = next(network.parameters()).device
-    network.train()
-    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-    right = torch.zeros((), dtype=torch.int64, device=device)
+def train_epoch(step: TrainStep, batches: Iterable[Rows]) -> tuple[float, float, int]:
+    """One pass over the windows: mean loss, accuracy, and how many windows were seen by all processes."""
+    step.network.train()
+    sums = torch.zeros(2, dtype=torch.float64, device=step.device)
     seen = 0
-    for x, y in epoch_batches(windows, options.noise, batch=options.batch, seed=options.seed, epoch=epoch):
-        target = torch.from_numpy(y).to(device)
-        optimizer.zero_grad(set_to_none=True)
-        logits = network(torch.from_numpy(x).to(device))
-        loss = F.cross_entropy(logits, target)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        loss_sum += loss.detach() * len(y)
-        right += (logits.detach().argmax(dim=1) == target).sum()
-        seen += len(y)
-    return float(loss_sum) / seen, float(right) / seen, seen
+    for x, target, total in batches:
+        loss_sum, count = step(x, target, total)
+        sums[0] += loss_sum  # on the device: nothing waits for it
+        sums[1] += count
+        seen += total
+    loss, right = step.processes.summed(sums).tolist()
+    return loss / seen, right / seen, seen
 
 
-def validate(network: Network, windows: Windows, options: FitOptions) -> tuple[float, float]:
-    """Balanced accuracy and mean cross-entropy over clean windows and fixed noise draws."""
+def validate(network: Network, batches: Iterable[Rows], processes: Processes = ALONE) -> tuple[float, float]:
+    """Balanced accuracy and mean cross-entropy over this process's batches and those of all others."""
     device = next(network.parameters()).device
     classes = network.config.classes
     network.eval()
-    counts = confusion(windows.y[:0], windows.y[:0], classes)
-    loss = 0.0
-    batches = validation_batches(
-        windows, options.noise, draws=options.validation_draws, batch=2 * options.batch, seed=options.seed
-    )
+    counts = torch.zeros(classes * classes, dtype=torch.int64, device=device)
+    loss = torch.zeros((), dtype=torch.float64, device=device)
     with torch.inference_mode():
-        for x, y in batches:
-            logits = network(torch.from_numpy(x).to(device)).cpu()
-            loss += float(F.cross_entropy(logits, torch.from_numpy(y), reduction="sum"))
-            counts += confusion(y, logits.argmax(dim=1).numpy(), classes)
-    return balanced_accuracy(counts), loss / int(counts.sum())
+        for x, target, _ in batches:
+            logits = network(x)
+            loss += F.cross_entropy(logits, target, reduction="sum")
+            counts += torch.bincount(target * classes + logits.argmax(dim=1), minlength=len(counts))
+    everything = processes.summed(torch.cat([loss[None], counts.double()])).cpu().numpy()
+    confusion = everything[1:].round().astype("int64").reshape(classes, classes)
+    return balanced_accuracy(confusion), float(everything[0]) / int(confusion.sum())
 
 
 def check_windows(network: Network, train: Windows, validation: Windows) -> None:
@@ -223,16 +219,38 @@ def check_windows(network: Network, train: Windows, validation: Windows) -> None
             )
 
 
-def _identity(network: Network, train: Windows, validation: Windows, options: FitOptions) -> dict[str, Any]:
+def _identity(step: TrainStep, train: Windows, validation: Windows, options: FitOptions) -> dict[str, Any]:
     return {
         **options.to_json(),
-        "network": network.config.to_json(),
+        **step.compute.to_json(),
+        # Another device draws other noise.
+        **({} if step.device.type == "cpu" else {"device": step.device.type}),
+        "network": step.network.config.to_json(),
         "labels": list(train.labels),
         # Enough of each hash to tell two apart, short enough to be read in a message.
-        "first weights": sha256_bytes(weight_bytes(network))[:16],
+        "first weights": sha256_bytes(weight_bytes(step.network))[:16],
         "training windows": train.fingerprint()[:16],
         "validation windows": validation.fingerprint()[:16],
     }
+
+
+def _check_processes(processes: Processes, identity: Mapping[str, Any], batch: int) -> None:
+    if batch < processes.count:
+        raise UsageError(
+            "a batch has too few windows for so many processes",
+            got=f"{batch} windows, {processes.count} processes",
+            expected="at least one window for each",
+            hint="start fewer processes: torchrun --nproc-per-node",
+        )
+    theirs = processes.from_leader(dict(identity))
+    other = [name for name in identity if theirs.get(name) != identity[name]]
+    if other:
+        raise InputError(
+            f"process {processes.rank} of the run would train something else than process 0",
+            got="; ".join(f"{name} = {identity[name]}" for name in other),
+            expected="; ".join(f"{name} = {theirs.get(name)}" for name in other),
+            hint="give every machine the same command and the same recordings",
+        )
 
 
 def _copy(network: Network) -> dict[str, Tensor]:

@@ -96,14 +96,14 @@ def test_without_noise_validation_sees_every_window_once(make_windows: Callable[
 
 
 def test_ahead_keeps_the_order_and_passes_errors_on() -> None:
-    assert list(ahead(lambda index: index**2, 5)) == [0, 1, 4, 9, 16]
+    assert list(ahead(lambda index: index**2, range(5))) == [0, 1, 4, 9, 16]
 
     def fail(index: int) -> int:
         if index == 2:
             raise ZeroDivisionError("in the thread")
         return index
 
-    results = ahead(fail, 5)
+    results = ahead(fail, range(5))
     assert next(results) == 0
     assert next(results) == 1
     with pytest.raises(ZeroDivisionError, match="in the thread"):

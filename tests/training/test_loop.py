@@ -23,6 +23,7 @@ from drsn_edge.signals.windows import Windows
 from drsn_edge.training.loop import LOG, fit, make_optimizer, validate
 from drsn_edge.training.options import FitOptions, NoiseRange
 from drsn_edge.training.records import EpochRecord, choose
+from drsn_edge.training.sources import source
 from drsn_edge.training.state import STATE
 
 MakeWindows = Callable[..., Windows]
@@ -59,14 +60,16 @@ def test_the_best_epoch_is_kept(make_windows: MakeWindows, make_network: MakeNet
     network, validation = make_network(), make_windows(30, seed=1)
     seen: list[EpochRecord] = []
     options = dataclasses.replace(OPTIONS, lr=0.3, epochs=8)  # a rate at which validation goes up and down
-    result = fit(network, make_windows(), validation, options=options, on_best=seen.append)
+    train = make_windows()
+    result = fit(network, train, validation, options=options, on_best=seen.append)
     assert seen == [
         record
         for index, record in enumerate(result.records)
         if choose(result.records[: index + 1], len(validation)) == record
     ]
     assert result.best == seen[-1]
-    accuracy, loss = validate(network, validation, options)
+    batches = source(train, validation, options, torch.device("cpu")).validation()
+    accuracy, loss = validate(network, batches)
     assert (accuracy, loss) == (result.best.validation_balanced_accuracy, result.best.validation_loss)
 
 

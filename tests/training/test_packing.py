@@ -1,14 +1,26 @@
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from drsn_edge.model import packing
 from drsn_edge.model.packing import PackedConv1d
 from drsn_edge.model.shrinkage import Shrinkage, mean_magnitude
 
 
+@pytest.fixture(params=[8, 16])
+def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Channels of a block, as of AVX2 and AVX-512."""
+    monkeypatch.setattr(packing, "_BLOCK", request.param)
+    return int(request.param)
+
+
+@pytest.mark.usefixtures("block")
 @pytest.mark.parametrize("channels", [(1, 4), (4, 4), (4, 8), (3, 5), (8, 8), (16, 16)])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel", [1, 3, 5])
@@ -30,17 +42,17 @@ def test_equals_the_plain_convolution(channels: tuple[int, int], stride: int, ke
 
 
 @pytest.mark.parametrize(
-    ("training", "windows", "channels", "shape"),
+    ("training", "windows", "channels", "packs"),
     [
-        (True, 8, 4, (2, 16, 20)),
-        (True, 8, 8, (4, 16, 20)),
-        (True, 6, 4, (6, 4, 20)),  # four do not divide six
-        (True, 8, 16, (8, 16, 20)),
-        (False, 8, 4, (8, 4, 20)),
+        (True, 8, 4, {8: 2, 16: 4}),
+        (True, 8, 8, {8: 1, 16: 2}),
+        (True, 6, 4, {8: 2, 16: 1}),  # four do not divide six
+        (True, 8, 16, {8: 1, 16: 1}),
+        (False, 8, 4, {8: 1, 16: 1}),
     ],
 )
-def test_packed_only_in_training(
-    training: bool, windows: int, channels: int, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+def test_packed_to_a_block_and_only_in_training(
+    training: bool, windows: int, channels: int, packs: dict[int, int], block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, ...]] = []
     conv1d = F.conv1d
@@ -52,7 +64,16 @@ def test_packed_only_in_training(
     monkeypatch.setattr(F, "conv1d", watch)
     module = PackedConv1d(channels, channels, 3, padding=1).train(training)
     module(torch.zeros(windows, channels, 20))
-    assert seen == [shape]
+    pack = packs[block]
+    assert seen == [(windows // pack, pack * channels, 20)]
+
+
+def test_the_block_is_that_of_this_cpu() -> None:
+    path = Path("/proc/cpuinfo")
+    if not path.is_file():
+        pytest.skip("needs /proc/cpuinfo")
+    wide = "avx512f" in path.read_text() and "ATEN_CPU_CAPABILITY" not in os.environ
+    assert (packing._BLOCK == 16) == wide
 
 
 def test_gradients_of_mean_magnitude_and_shrinkage() -> None:
