@@ -13,7 +13,8 @@ from drsn_edge.exporters.trt_engine import EngineBuild, build_engine, sidecar
 from drsn_edge.files import dump_json, sha256_bytes
 from drsn_edge.pipeline.build_noise import BuildNoise, repeat_builds
 from drsn_edge.pipeline.build_plan import PlannedEngine, check_graphs, expected_precisions, plan_build, read_graph
-from drsn_edge.pipeline.engine_check import EngineVerdict, mark_engines, notes_of, outdated_engines
+from drsn_edge.pipeline.engine_check import EngineVerdict, mark_engines, outdated_engines
+from drsn_edge.pipeline.engine_notes import notes_of
 from drsn_edge.progress import SILENT, Progress
 from drsn_edge.runtime.preflight import describe_device
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from drsn_edge.bundle import Bundle
 from drsn_edge.errors import DrsnError
 from drsn_edge.pipeline.build_plan import plan_build
-from drsn_edge.pipeline.engine_check import notes_of, outdated_engines
+from drsn_edge.pipeline.engine_check import outdated_engines
+from drsn_edge.pipeline.engine_notes import engine_info
 from drsn_edge.pipeline.finding import Finding, Level
 from drsn_edge.runtime.plan import read_plan_header
 from drsn_edge.runtime.preflight import Here, preflight
@@ -68,7 +69,7 @@ def _room(bundle: Bundle) -> Iterator[Finding]:
 
 
 def _engines(bundle: Bundle, here: Here) -> Iterator[Finding]:
-    infos = {key: bundle.read_json(notes_of(bundle, key)) for key in bundle.engines()}
+    infos = {key: engine_info(bundle, key) for key in bundle.engines()}
     old = outdated_engines(bundle, here)
     reasons = {
         key: preflight(read_plan_header(bundle.file(plan)), infos[key], here) for key, plan in bundle.engines().items()

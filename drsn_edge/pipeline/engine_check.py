@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
 from drsn_edge.bundle import GOLDEN, Bundle, NewFile
@@ -17,6 +16,7 @@ from drsn_edge.files import dump_json
 from drsn_edge.golden import Golden
 from drsn_edge.parity.ledger import compare
 from drsn_edge.parity.tolerances import derive
+from drsn_edge.pipeline.engine_notes import engine_info, notes_of
 from drsn_edge.pipeline.variants import open_engine
 from drsn_edge.progress import SILENT, Progress
 from drsn_edge.runtime import preflight
@@ -69,14 +69,14 @@ def mark_engines(
         verdicts.append(verdict)
         if verdict.verification is not None:
             name = notes_of(bundle, key)
-            info = bundle.read_json(name) | {"verified": verdict.verification.to_json()}
+            info = engine_info(bundle, key) | {"verified": verdict.verification.to_json()}
             files[name] = NewFile(dump_json(info).encode(), "engine-info")
     return tuple(verdicts), bundle.update(files) if files else bundle
 
 
 def check_engine(bundle: Bundle, key: str, golden: Golden) -> EngineVerdict:
     """One engine against what its graph gave when the bundle was made."""
-    info = bundle.read_json(notes_of(bundle, key))
+    info = engine_info(bundle, key)
     precision = info.get("precision")
     wanted, single = golden.logits.get(f"onnx-{precision}"), golden.logits.get("onnx-fp32", golden.logits["pytorch"])
     if precision not in ("fp32", "fp16", "int8") or wanted is None:
@@ -126,23 +126,11 @@ def outdated_engines(bundle: Bundle, here: preflight.Here | None = None) -> dict
     here = here or preflight.describe_here()
     found = {}
     for key in bundle.engines():
-        info = bundle.read_json(notes_of(bundle, key))
+        info = engine_info(bundle, key)
         why = outdated(info, here)
         if why is not None:
             found[key] = (str(info["precision"]), why)
     return found
-
-
-def notes_of(bundle: Bundle, key: str) -> str:
-    """Name of an engine's `engine.json`.
-
-    Raises:
-        InputError: The bundle has no such engine.
-    """
-    plans = bundle.engines()
-    if key not in plans:
-        raise InputError("the bundle has no such engine", got=key, expected=", ".join(plans) or "an engine")
-    return str(PurePosixPath(plans[key]).with_name("engine.json"))
 
 
 def _failed(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from drsn_edge.bundle import WEIGHTS, Bundle, graph_name
 from drsn_edge.errors import DrsnError, MissingError
 from drsn_edge.extras import available
+from drsn_edge.pipeline.engine_notes import engine_info
 from drsn_edge.runtime import preflight
 from drsn_edge.runtime.plan import read_plan_header
 from drsn_edge.runtime.runner import Runner, open_runner, run_batched
@@ -140,7 +141,7 @@ def _engines(bundle: Bundle, stack: contextlib.ExitStack) -> list[Variant]:
     """One for each precision: of engines for several devices, the one that fits this device."""
     found: dict[str, Variant] = {}
     for key in sorted(bundle.engines()):
-        name = f"engine-{bundle.read_json(f'engines/{key}/engine.json')['precision']}"
+        name = f"engine-{engine_info(bundle, key)['precision']}"
         if name not in found or found[name].runner is None:
             item = open_engine(bundle, key, stack)
             if name not in found or item.runner is not None:
@@ -150,7 +151,7 @@ def _engines(bundle: Bundle, stack: contextlib.ExitStack) -> list[Variant]:
 
 def open_engine(bundle: Bundle, key: str, stack: contextlib.ExitStack) -> Variant:
     """An engine of a bundle, open until `stack` ends, or why it cannot run here. Its verification is not asked for."""
-    info, plan = bundle.read_json(f"engines/{key}/engine.json"), bundle.engines()[key]
+    info, plan = engine_info(bundle, key), bundle.engines()[key]
     name, runner_name = f"engine-{info['precision']}", str(info["runner"])
     here = preflight.describe_here()
     if here.device.device is None:

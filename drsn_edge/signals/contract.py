@@ -152,7 +152,7 @@ class SignalContract:
                 epsilon=float(value["epsilon"]),
                 image=None if image is None else (int(image[0]), int(image[1])),
             )
-        except (TypeError, ValueError, IndexError) as error:
+        except (TypeError, ValueError, IndexError, KeyError, OverflowError) as error:
             raise InputError(
                 "the signal contract has a bad value", got=error, expected="the fields of to_json"
             ) from None

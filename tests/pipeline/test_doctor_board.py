@@ -284,7 +284,8 @@ def test_engines_of_before_an_upgrade(workshop: Any, tmp_path: Path, machine: Ca
     gpu = DeviceInfo("Orin", "sm87", "12.8", 8 << 30, integrated=True)
     machine(tensorrt="10.3.0", origin=APT, gpu=gpu)
     info: dict[str, Any] = {
-        "runner": "tensorrt", "version": "10.3.0", "platform": this_platform(), "targets": ["sm87"], "sm": "sm87",
+        "format_version": 1, "runner": "tensorrt",
+        "version": "10.3.0", "platform": this_platform(), "targets": ["sm87"], "sm": "sm87",
         "driver": "12.6", "precision": "fp16", "verified": None,
     }  # fmt: skip
     on = VerifiedOn("Orin", "sm87", "12.8", "10.3.0", this_platform())

@@ -19,7 +19,8 @@ from drsn_edge.cli import app
 from drsn_edge.errors import InputError
 from drsn_edge.golden import Golden
 from drsn_edge.pipeline.build import build
-from drsn_edge.pipeline.engine_check import mark_engines, notes_of
+from drsn_edge.pipeline.engine_check import mark_engines
+from drsn_edge.pipeline.engine_notes import notes_of
 from drsn_edge.runtime.driver import DeviceInfo, DeviceProbe
 from drsn_edge.runtime.preflight import BackendInfo, Here, this_platform
 from drsn_edge.runtime.runner import Runner, TensorSpec, open_runner

@@ -419,3 +419,55 @@ def test_wav_integers_of_24_bits_keep_their_sign() -> None:
     data = b"".join(value.to_bytes(3, "little", signed=True) for value in (-(2**23), -1, 0, 1, 2**23 - 1))
     expected = np.array([-1, -(2.0**-23), 0, 2.0**-23, 1 - 2.0**-23], np.float32)
     np.testing.assert_array_equal(wav_reader._scale(data, 3), expected)
+
+
+# files that lie about their size, or lead to others ----------------------------------------------------------------
+
+
+def test_giant_shapes_are_refused(tmp_path: Path, refuses: Refuses) -> None:
+    head = np.lib.format.magic(1, 0) + (118).to_bytes(2, "little")
+    text = "{'descr': '<f4', 'fortran_order': False, 'shape': (1152921504606846975,), }"
+    array = head + text.ljust(117).encode() + b"\n"
+    (tmp_path / "a.npy").write_bytes(array)
+    with refuses(InputError, got="", expected="a whole NumPy array"):
+        read_signal(tmp_path / "a.npy")
+    with zipfile.ZipFile(tmp_path / "b.npz", "w") as archive:
+        archive.writestr("x.npy", array)
+    with refuses(InputError, got="", expected="a whole NumPy archive"):
+        read_signal(tmp_path / "b.npz")
+    with h5py.File(tmp_path / "c.mat", "w") as file:
+        file.create_dataset("x", shape=(1 << 40,), chunks=(1024,), dtype="f4")
+    with refuses(InputError, got="4398046511104 bytes unpacked", expected="a whole MATLAB 7.3 file"):
+        read_signal(tmp_path / "c.mat")
+
+
+def test_bombs_are_refused_before_they_are_unpacked(tmp_path: Path, refuses: Refuses) -> None:
+    with (
+        zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("x.npy", "w") as member,
+    ):
+        for _ in range(300):
+            member.write(bytes(1 << 20))
+    assert (tmp_path / "a.npz").stat().st_size < 1 << 20
+    with refuses(InputError, got="314572800 bytes unpacked out of", expected="a whole NumPy archive"):
+        read_signal(tmp_path / "a.npz")
+    column = pa.array(np.zeros(40_000_000, np.int8))
+    pq.write_table(pa.table({"x": column}), tmp_path / "b.parquet")
+    with refuses(InputError, got="320000000 bytes unpacked out of", expected="a whole Parquet file"):
+        read_signal(tmp_path / "b.parquet")
+
+
+def test_a_mat_file_does_not_lead_to_other_files(tmp_path: Path, refuses: Refuses) -> None:
+    with h5py.File(tmp_path / "secret.h5", "w") as file:
+        file["x"] = X[0]
+    (tmp_path / "raw.bin").write_bytes(X[0].tobytes())
+    with h5py.File(tmp_path / "a.mat", "w") as file:
+        file["linked"] = h5py.ExternalLink("secret.h5", "/x")
+        file.create_dataset("stored", shape=(300,), dtype="f4", external=[("raw.bin", 0, 1200)])
+        layout = h5py.VirtualLayout(shape=(300,), dtype="f4")
+        layout[:] = h5py.VirtualSource(str(tmp_path / "secret.h5"), "x", shape=(300,))
+        file.create_virtual_dataset("virtual", layout)
+        assert file["linked"].shape == (300,), "the link leads somewhere"
+    for name in ("linked", "stored", "virtual"):
+        with refuses(InputError, got=name, expected="one of those it has: none"):
+            read_signal(tmp_path / "a.mat", channel=name)

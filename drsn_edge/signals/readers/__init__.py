@@ -46,6 +46,9 @@ class Signal:
     names: tuple[str, ...]
 
 
+_ROOM, _PACKING = 256 << 20, 300
+
+
 def read_signal(
     path: Path, *, channel: str | None = None, sample_rate_hz: float | None = None
 ) -> tuple[NDArray[np.float32], float | None, tuple[str, ...]]:
@@ -160,6 +163,22 @@ def rate_of(value: object, path: Path) -> float:
             f"{path} states a sample rate that cannot be", got=value, expected="a positive number of hertz"
         )
     return rate
+
+
+def check_unpacked(path: Path, size: int, form: str) -> None:
+    """Refuse a file whose contents are out of all proportion to it: nothing that a sensor saw is packed like that.
+
+    Args:
+        path: The file.
+        size: Bytes that its arrays would take, as it says itself.
+        form: As in `unreadable`.
+
+    Raises:
+        InputError: More than 256 MB, and more than 300 times the file.
+    """
+    packed = path.stat().st_size
+    if size > max(_ROOM, _PACKING * packed):
+        raise unreadable(path, form, f"{size} bytes unpacked out of {packed}")
 
 
 def unreadable(path: Path, form: str, error: BaseException | str) -> InputError:

@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from drsn_edge import extras
-from drsn_edge.signals.readers import RATE_NAMES, Signal, mat5, rate_of, unreadable
+from drsn_edge.signals.readers import RATE_NAMES, Signal, check_unpacked, mat5, rate_of, unreadable
 from drsn_edge.signals.readers.variables import Variable, choose
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -54,7 +54,10 @@ def _read_73(path: Path, wanted: tuple[str, ...] | None) -> Signal:
     h5py = extras.require("h5py", purpose="reading MATLAB files of version 7.3")
     try:
         with h5py.File(path, "r") as file:
-            found = {name: file[name] for name in file if isinstance(file.get(name), h5py.Dataset)}
+            # A link may lead to a dataset in any other file, and so may a dataset's own storage.
+            own = [name for name in file if isinstance(file.get(name, getlink=True), h5py.HardLink)]
+            found = {name: file[name] for name in own if isinstance(file.get(name), h5py.Dataset)}
+            found = {name: item for name, item in found.items() if not item.external and not item.is_virtual}
             variables = {
                 # Text is stored as numbers too; only the attribute tells.
                 name: Variable(item.shape, item.dtype.kind in "iuf" and item.attrs.get("MATLAB_class") != b"char")
@@ -65,6 +68,12 @@ def _read_73(path: Path, wanted: tuple[str, ...] | None) -> Signal:
                 if name in variables and not variables[name].signal:
                     rate = rate_of(found[name][()], path)
                     break
-            return choose(path, variables, wanted, lambda name: found[name][()], rate)
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+
+            def load(name: str) -> NDArray[Any]:
+                check_unpacked(path, found[name].nbytes, "MATLAB 7.3")
+                values: NDArray[Any] = found[name][()]
+                return values
+
+            return choose(path, variables, wanted, load, rate)
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
         raise unreadable(path, "MATLAB 7.3", error) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import tokenize
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +28,12 @@ def read(path: Path, wanted: tuple[str, ...] | None) -> Signal:
                     f"a file that starts with {head!r}; an array starts with {_MAGIC!r}, pickles are refused"
                 )
             handle.seek(0)
-            array = np.load(handle, allow_pickle=False)
-    except (ValueError, EOFError, OSError, pickle.UnpicklingError, tokenize.TokenError) as error:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # an array that Python 2 wrote is an array
+                array = np.load(handle, allow_pickle=False)
+    except (
+        ValueError, EOFError, OSError, SyntaxError, MemoryError, pickle.UnpicklingError, tokenize.TokenError,
+    ) as error:  # fmt: skip
         raise unreadable(path, "NumPy array", error) from None
     samples = stack(array, "the array", path)
     names = unnamed(samples.shape[0])

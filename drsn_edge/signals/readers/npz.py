@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pickle
 import tokenize
+import warnings
 import zipfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 
-from drsn_edge.signals.readers import RATE_NAMES, Signal, rate_of, unreadable
+from drsn_edge.signals.readers import RATE_NAMES, Signal, check_unpacked, rate_of, unreadable
 from drsn_edge.signals.readers.variables import Variable, choose
 
 _MAGIC = b"PK\x03\x04"
@@ -19,6 +20,8 @@ _DAMAGE = (
     EOFError,
     OSError,
     KeyError,
+    SyntaxError,
+    MemoryError,  # a shape that no file can hold
     RuntimeError,  # an encrypted member, an unknown compression
     pickle.UnpicklingError,
     tokenize.TokenError,
@@ -40,7 +43,10 @@ def read(path: Path, wanted: tuple[str, ...] | None) -> Signal:
                 raise ValueError(f"a file that starts with {head!r}; an archive starts with {_MAGIC!r}")
             handle.seek(0)
             archive = np.load(handle, allow_pickle=False)
-            members = {name: archive[name] for name in archive.files}
+            check_unpacked(path, sum(item.file_size for item in archive.zip.infolist()), "NumPy archive")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # an array that Python 2 wrote is an array
+                members = {name: archive[name] for name in archive.files}
     except _DAMAGE as error:
         raise unreadable(path, "NumPy archive", error) from None
     arrays = {name: array for name, array in members.items() if isinstance(array, np.ndarray)}  # else plain files

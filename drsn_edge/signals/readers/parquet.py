@@ -8,7 +8,7 @@ import numpy as np
 
 from drsn_edge import extras
 from drsn_edge.errors import InputError
-from drsn_edge.signals.readers import RATE_NAMES, Signal, pick, rate_of, unreadable
+from drsn_edge.signals.readers import RATE_NAMES, Signal, check_unpacked, pick, rate_of, unreadable
 
 
 def read(path: Path, wanted: tuple[str, ...] | None) -> Signal:
@@ -34,6 +34,7 @@ def read(path: Path, wanted: tuple[str, ...] | None) -> Signal:
                         expected="integers or floating point",
                         hint="choose the columns that hold samples in the column channel of the table of recordings",
                     )
+            check_unpacked(path, 8 * file.metadata.num_rows * len(chosen), "Parquet")
             table = file.read(columns=list(chosen))
     except (arrow.ArrowException, OSError, KeyError) as error:
         raise unreadable(path, "Parquet", error) from None

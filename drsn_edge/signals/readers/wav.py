@@ -40,7 +40,7 @@ def _soundfile(path: Path) -> tuple[NDArray[np.float32], float]:
     soundfile = extras.require("soundfile", purpose="reading WAV files")
     try:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except RuntimeError as error:  # soundfile.LibsndfileError
+    except (RuntimeError, MemoryError) as error:  # soundfile.LibsndfileError; more samples than any file holds
         raise unreadable(path, "WAV", error) from None
     return samples.T, rate
 
