@@ -41,6 +41,9 @@ def command(
     train_snr: Annotated[
         str, typer.Option(metavar="LOW:HIGH", help="Trained SNR in dB, or none; write --train-snr=-6:10.")
     ] = "-6:10",
+    noise_once: Annotated[
+        bool, typer.Option("--noise-once", help="Keep the noise of one draw through all epochs, as the paper does.")
+    ] = False,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each network, with seeds from 0.")] = 5,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs; the default suits the data set.")] = None,
     batch: Annotated[int, typer.Option(min=2, help="Windows per step.")] = 128,
@@ -85,6 +88,7 @@ def command(
                     noise=noise,
                     snr=snr,
                     train_snr=train_snr,
+                    noise_once=noise_once,
                     seeds=seeds,
                     epochs=epochs,
                     batch=batch,

@@ -38,6 +38,9 @@ def command(
     load: common.Load = None,
     noise: Annotated[str, typer.Option(help="Kinds of noise to train with, or none.")] = "gaussian",
     snr: Annotated[str, typer.Option(metavar="LOW:HIGH", help="SNR range in dB; write --snr=-6:10.")] = "-6:10",
+    noise_once: Annotated[
+        bool, typer.Option("--noise-once", help="Keep the noise of one draw through all epochs, as the paper does.")
+    ] = False,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs; the default suits the data set.")] = None,
     batch: Annotated[int, typer.Option(min=2, help="Windows per step.")] = 128,
     lr: Annotated[float, typer.Option(min=0.0, help="First learning rate.")] = 0.1,
@@ -73,6 +76,7 @@ def command(
             where=common.parse_where(where, load),
             noise=noises,
             snr=parse_snr_range(snr) if noises else None,
+            noise_once=noise_once,
             epochs=epochs,
             batch=batch,
             lr=lr,

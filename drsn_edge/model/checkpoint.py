@@ -43,6 +43,7 @@ class TrainingRecord:
         seed: Of weights, order and noise.
         noises: Kinds of noise drawn in training; empty for none.
         snr_db: Lowest and highest trained SNR in dB; None without noise.
+        noise_once: Whether every training window kept the noise of one draw through all epochs.
         epochs: Epochs run; `best_epoch` is the one that was kept.
         device: Where it was trained, `cpu` or `cuda`: another one draws other noise and rounds otherwise.
         amp: Mixed precision of the training, `none`, `bf16` or `fp16`.
@@ -59,6 +60,7 @@ class TrainingRecord:
     seed: int = 0
     noises: tuple[str, ...] = ()
     snr_db: tuple[float, float] | None = None
+    noise_once: bool = False
     epochs: int = 0
     best_epoch: int = 0
     device: str = "cpu"

@@ -151,6 +151,8 @@ def _identity(data: Dataset, options: StudyOptions) -> dict[str, Any]:
     fingerprints = "".join(recording.fingerprint for recording in data.recordings)
     return {
         **{name: value for name, value in fitting.items() if name not in ("noise", "seed")},
+        # Absent where it is not asked for, as in studies that were begun before it could be.
+        **({"noise_once": True} if options.noise_once else {}),
         "train_snr_db": None if options.train_snr_db is None else list(options.train_snr_db),
         "preset": options.preset,
         "protocol": options.protocol,

@@ -112,7 +112,7 @@ def fit_options(options: StudyOptions, cell: Cell) -> FitOptions:
         epochs=options.epochs,
         batch=options.batch,
         lr=options.lr,
-        noise=NoiseRange() if snr is None else NoiseRange((cell.noise,), snr),
+        noise=NoiseRange() if snr is None else NoiseRange((cell.noise,), snr, options.noise_once),
         seed=cell.seed,
     )
 

@@ -71,6 +71,7 @@ def train(
     where: Mapping[str, str] | None = None,
     noise: tuple[Noise, ...] = ("gaussian",),
     snr: tuple[float, float] | None = (-6.0, 10.0),
+    noise_once: bool = False,
     epochs: int | None = None,
     batch: int = 128,
     lr: float = 0.1,
@@ -102,6 +103,8 @@ def train(
         where: Only recordings of these groups.
         noise: Kinds of noise to train on, and to be scored on; none trains on the windows as they are.
         snr: Lowest and highest trained ratio in dB; None trains on the windows as they are.
+        noise_once: Every training window keeps the noise of one draw through all epochs, as in the paper; by default
+            each epoch has noise of its own.
         epochs: None takes `default_epochs`.
         batch: Windows per step.
         lr: Learning rate of the first stage.
@@ -150,7 +153,7 @@ def train(
             epochs=default_epochs(len(windows["train"]), batch) if epochs is None else epochs,
             batch=batch,
             lr=lr,
-            noise=NoiseRange(tuple(noise), snr) if noisy else NoiseRange(),
+            noise=NoiseRange(tuple(noise) if noisy else (), snr if noisy else None, noise_once),
             seed=seed,
         )
         network = new_network(data, parts, model=model, preset=preset, seed=seed, init=init).to(place)
@@ -163,6 +166,7 @@ def train(
             seed=seed,
             noises=options.noise.kinds,
             snr_db=options.noise.snr_db,
+            noise_once=options.noise.once,
             epochs=options.epochs,
             device=place.type,
             amp=compute.amp,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -16,9 +17,13 @@ from drsn_edge.training.options import NoiseRange
 Batch = tuple[NDArray[np.float32], NDArray[np.int64]]
 T = TypeVar("T")
 
+_PIECE = 128  # windows that noise is drawn for at a time
+
 
 def epoch_batches(windows: Windows, noise: NoiseRange, *, batch: int, seed: int, epoch: int) -> Iterator[Batch]:
-    """One epoch in a new order, with new noise; the next batch is made in a thread while this one trains.
+    """One epoch in a new order; the next batch is made in a thread while this one trains.
+
+    With new noise, but for noise that is drawn once: the windows then have it already, see `with_noise`.
 
     All batches are full: the last one is filled up from the start of the order. (A batch of one window would have no
     batch statistics.) Fewer windows than `batch` are one batch.
@@ -27,9 +32,20 @@ def epoch_batches(windows: Windows, noise: NoiseRange, *, batch: int, seed: int,
 
     def make(step: int) -> Batch:
         chosen = windows.select(rows[step])
+        if noise.once:
+            return chosen.x, chosen.y
         return noise.draw(chosen.x, noise_rng(seed, "train", epoch, step), chosen.source), chosen.y
 
     return ahead(make, range(len(rows)))
+
+
+def with_noise(windows: Windows, noise: NoiseRange, *, seed: int) -> Windows:
+    """The windows with noise on them, drawn once."""
+    pieces = []
+    for start in range(0, len(windows), _PIECE):
+        rows = slice(start, start + _PIECE)
+        pieces.append(noise.draw(windows.x[rows], noise_rng(seed, "once", start), windows.source.select(rows)))
+    return dataclasses.replace(windows, x=np.concatenate(pieces))
 
 
 def epoch_rows(windows: int, *, batch: int, seed: int, epoch: int) -> NDArray[np.int64]:

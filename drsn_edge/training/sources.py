@@ -11,7 +11,7 @@ from torch import Tensor
 
 from drsn_edge.signals.noise import COLOURS, noise_gain, noise_rng, pink_filter
 from drsn_edge.signals.windows import Windows
-from drsn_edge.training.batches import epoch_batches, epoch_rows, validation_batches
+from drsn_edge.training.batches import epoch_batches, epoch_rows, validation_batches, with_noise
 from drsn_edge.training.options import FitOptions
 from drsn_edge.training.parallel import ALONE, Processes
 
@@ -23,7 +23,7 @@ class Source(Protocol):
     """Batches of one run."""
 
     def epoch(self, epoch: int) -> Iterator[Rows]:
-        """The training windows in a new order, with new noise."""
+        """The training windows in a new order, with new noise unless it was drawn once."""
 
     def validation(self) -> Iterator[Rows]:
         """This process's share of the validation windows, clean and with noise: the same in every epoch."""
@@ -37,6 +37,8 @@ def source(
     processes: Processes = ALONE,
 ) -> Source:
     """Draws on a GPU where chance alone makes the noise, on the CPU otherwise."""
+    if options.noise.once:
+        train = with_noise(train, options.noise, seed=options.seed)
     if device.type == "cuda" and all(kind in COLOURS for kind in options.noise.kinds):
         return DeviceSource(train, validation, options, device, processes)
     return HostSource(train, validation, options, device, processes)
@@ -98,7 +100,7 @@ class DeviceSource:
         mine = self.processes.rows(total)
         for step in range(steps):
             # The noise of the whole batch, as on every other process; then the rows of this one.
-            x, y = self._train.batch(every[step], options, seeds[step])
+            x, y = self._train.batch(every[step], options, None if options.noise.once else seeds[step])
             yield x[mine], y[mine], total
 
     def validation(self) -> Iterator[Rows]:

@@ -42,6 +42,7 @@ class StudyOptions:
         noises: Each is trained on and tested on by itself.
         snrs_db: Ratios that the test part is scored at, beside clean windows.
         train_snr_db: Range that training draws from; None trains on the windows as they are.
+        noise_once: Every training window keeps the noise of one draw, as in the paper.
         seeds: Of weights, order and training noise.
         epochs: None takes those that suit the first fold, the same for every cell.
         batch: Windows per step.
@@ -61,6 +62,7 @@ class StudyOptions:
     noises: tuple[Noise, ...] = ("gaussian",)
     snrs_db: tuple[float, ...] = tuple(float(snr) for snr in range(-10, 11, 2))
     train_snr_db: tuple[float, float] | None = (-6.0, 10.0)
+    noise_once: bool = False
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     epochs: int | None = None
     batch: int = 128
@@ -93,6 +95,10 @@ class StudyOptions:
             raise UsageError("unknown preset", got=self.preset, expected="one of " + ", ".join(PRESETS))
         if min(self.seeds) < 0:
             raise UsageError("the seed cannot be used", got=min(self.seeds), expected="a whole number of at least 0")
+        if self.noise_once and self.train_snr_db is None:
+            raise UsageError(
+                "there is no noise that could be drawn once", got="--noise-once, --train-snr none", expected="a range"
+            )
         if self.draws < LEAST_DRAWS:
             raise UsageError(
                 "there are too few noise draws per test window", got=self.draws, expected=f"at least {LEAST_DRAWS}"

@@ -214,6 +214,7 @@ def test_another_configuration_is_refused_and_named(out: Path, dataset: str, tmp
         ({"lr": 0.1, "batch": 8}, "batch = 8; lr = 0.1\n.*batch = 16; lr = 0.05"),
         ({"snrs_db": (0.0,)}, r"snrs_db = \[0\]\n.*\[-4, 4\]"),
         ({"train_snr_db": None}, r"train_snr_db = None\n.*\[-6, 10\]"),
+        ({"noise_once": True}, "noise_once = True\n.*noise_once = None"),
         ({"draws": 11}, "draws = 11\n.*draws = 10"),
         ({"preset": "edge"}, "preset = edge\n.*preset = paper"),
         ({"protocol": "bearing"}, "protocol = bearing\n.*protocol = time"),

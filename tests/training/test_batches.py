@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from drsn_edge.errors import UsageError
 from drsn_edge.signals.windows import Windows
-from drsn_edge.training.batches import ahead, epoch_batches, validation_batches
+from drsn_edge.training.batches import ahead, epoch_batches, validation_batches, with_noise
 from drsn_edge.training.options import FitOptions, NoiseRange
 
 GAUSSIAN = NoiseRange(("gaussian",), (-6.0, 10.0))
@@ -51,6 +51,32 @@ def test_noise_is_new_in_every_epoch_and_repeats_with_the_seed(make_windows: Cal
         assert np.abs((first * other).mean(axis=1)).max() < 0.6  # correlation of 64 samples
         assert np.abs((first * other).mean()) < 0.1
     np.testing.assert_array_equal(windows.x, make_windows(32).x)
+
+
+def test_noise_that_is_drawn_once_stays_with_its_window(make_windows: Callable[..., Windows]) -> None:
+    windows = make_windows(32)
+    once = NoiseRange(("gaussian",), (-4.0, -4.0), once=True)
+    noisy = with_noise(windows, once, seed=0)
+    np.testing.assert_array_equal(noisy.x, with_noise(windows, once, seed=0).x)
+    added = noisy.x - windows.x
+    ratio = 10 * np.log10(windows.x.var() / added.var())
+    assert ratio == pytest.approx(-4.0, abs=0.7)
+    for epoch in (1, 2):
+        seen = np.concatenate([x for x, _ in epoch_batches(noisy, once, batch=16, seed=0, epoch=epoch)])
+        for one in seen:
+            assert (noisy.x == one).all(axis=(1, 2)).sum() == 1
+    assert not np.array_equal(noisy.x, with_noise(windows, once, seed=1).x)
+
+
+def test_no_noise_cannot_be_drawn_once() -> None:
+    with pytest.raises(UsageError, match="drawn once") as caught:
+        NoiseRange(once=True)
+    assert "--noise-once" in str(caught.value.hint)
+
+
+def test_runs_that_were_begun_without_it_are_the_same_runs() -> None:
+    assert "once" not in FitOptions(noise=GAUSSIAN).to_json()["noise"]
+    assert FitOptions(noise=NoiseRange(("gaussian",), (-6.0, 10.0), once=True)).to_json()["noise"]["once"] is True
 
 
 def test_the_order_is_new_in_every_epoch(make_windows: Callable[..., Windows]) -> None:

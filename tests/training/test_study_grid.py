@@ -26,6 +26,7 @@ def test_what_was_left_open_is_written_down() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"noise_once": True, "train_snr_db": None}, "drawn once.*--train-snr none"),
         ({"models": ("resnet", "vgg")}, "unknown models.*vgg.*drsn-cw"),
         ({"models": ()}, "models.*none.*at least one"),
         ({"noises": ("brown",)}, "unknown noises.*brown.*pink"),
