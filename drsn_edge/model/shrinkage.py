@@ -69,13 +69,13 @@ class _MeanMagnitude(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        return spatial_mean(x.abs())
+        return _mean_of_magnitudes(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         slope = grads[0] * (grads[0].numel() / x.numel())
-        return torch.sign(x).mul_(_per_channel(slope, x))
+        return torch.sign(x).mul_(_per_channel(slope.to(x.dtype), x))
 
 
 def mean_magnitude(x: Tensor) -> Tensor:
@@ -83,7 +83,13 @@ def mean_magnitude(x: Tensor) -> Tensor:
     if torch.is_grad_enabled() and x.requires_grad:
         result: Tensor = _MeanMagnitude.apply(x)  # type: ignore[no-untyped-call]
         return result
-    return spatial_mean(x.abs())
+    return _mean_of_magnitudes(x)
+
+
+def _mean_of_magnitudes(x: Tensor) -> Tensor:
+    magnitude = x.abs()
+    # In mixed precision the mean of maps of 16 bits is FP32, as in every graph that is exported.
+    return spatial_mean(magnitude.float() if torch.is_autocast_enabled(x.device.type) else magnitude)
 
 
 def _per_channel(value: Tensor, like: Tensor) -> Tensor:
@@ -102,6 +108,12 @@ class ChannelGate(nn.Module):
 
     def forward(self, pooled: Tensor) -> Tensor:
         """`pooled`: `[N, C]`."""
+        if torch.is_autocast_enabled(pooled.device.type):  # thresholds are never computed in 16 bits
+            with torch.autocast(pooled.device.type, enabled=False):
+                return self._coefficients(pooled.float())
+        return self._coefficients(pooled)
+
+    def _coefficients(self, pooled: Tensor) -> Tensor:
         return torch.sigmoid(self.fc2(torch.relu(self.bn(self.fc1(pooled)))))
 
 
@@ -126,7 +138,8 @@ class Shrinkage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, C, ...]` to the same shape."""
-        return soft_threshold(x, _per_channel(self.threshold(x), x))
+        tau = self.threshold(x)
+        return soft_threshold(x, _per_channel(tau if tau.dtype == x.dtype else tau.to(x.dtype), x))
 
 
 class SqueezeExcite(nn.Module):
@@ -138,4 +151,5 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, C, ...]` to the same shape."""
-        return x * _per_channel(self.gate(spatial_mean(x)), x)
+        scale = self.gate(spatial_mean(x))
+        return x * _per_channel(scale if scale.dtype == x.dtype else scale.to(x.dtype), x)

@@ -163,7 +163,7 @@ class TrainStep:
         except TorchDynamoException as error:
             raise MissingDependency(
                 "the network cannot be compiled",
-                got=str(error).strip().splitlines()[0],
+                got=" ".join(str(error).split("\n")[:2]),
                 expected="a C++ compiler for a CPU, Triton for a GPU",
                 hint="install g++ (CPU) or a PyTorch with Triton (GPU), or leave --compile out",
             ) from error

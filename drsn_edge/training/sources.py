@@ -19,6 +19,10 @@ from drsn_edge.training.parallel import ALONE, Processes
 Rows = tuple[Tensor, Tensor, int]
 
 
+# A GPU takes as long for a few hundred windows; their number changes no figure.
+_VALIDATION_BATCH = 2048
+
+
 class Source(Protocol):
     """Batches of one run."""
 
@@ -106,7 +110,7 @@ class DeviceSource:
     def validation(self) -> Iterator[Rows]:
         """See `Source`."""
         options = self.options
-        count, size = len(self._validation.y), 2 * options.batch
+        count, size = len(self._validation.y), _VALIDATION_BATCH
         passes = 1 + (options.validation_draws if options.noise.kinds else 0)
         starts = range(0, count, size)
         seeds = _seeds(passes * len(starts), options.seed, "validation")
