@@ -9,7 +9,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,8 @@ class Golden:
         logits: By variant name, `[N, classes]`: `pytorch` (float32), `pytorch-fp64` (the noise floor), and what each
             precision gave in ONNX Runtime when the bundle was made (`onnx-fp32`, `onnx-fp16`, `onnx-int8`).
         thresholds: By unit, `[N, channels]` float32, PyTorch's.
+        probes: By `VARIANT/UNIT.threshold` and `VARIANT/UNIT.sketch`, `[N, channels]` float32: what every form gave
+            inside when the bundle was made (`parity.localise.summarise`); empty in older bundles.
     """
 
     windows: NDArray[np.float32]
@@ -45,6 +47,12 @@ class Golden:
     snr_db: NDArray[np.float32]
     logits: Mapping[str, NDArray[np.float64] | NDArray[np.float32]]
     thresholds: Mapping[str, NDArray[np.float32]]
+    probes: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+
+    def probes_of(self, variant: str) -> dict[str, NDArray[np.float32]]:
+        """Thresholds and sketches of one form, as `summarise` gives them."""
+        start = f"{variant}/"
+        return {name.removeprefix(start): value for name, value in self.probes.items() if name.startswith(start)}
 
     def __len__(self) -> int:
         return int(self.windows.shape[0])
@@ -54,6 +62,7 @@ class Golden:
         arrays: dict[str, NDArray[Any]] = {"windows": self.windows, "y": self.y, "snr_db": self.snr_db}
         arrays |= {f"logits.{name}": value for name, value in sorted(self.logits.items())}
         arrays |= {f"threshold.{name}": value for name, value in sorted(self.thresholds.items())}
+        arrays |= {f"probe.{name}": value for name, value in sorted(self.probes.items())}
         stream = io.BytesIO()
         with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, value in arrays.items():
@@ -78,6 +87,7 @@ class Golden:
                 snr_db=arrays["snr_db"],
                 logits={k.removeprefix("logits."): v for k, v in arrays.items() if k.startswith("logits.")},
                 thresholds={k.removeprefix("threshold."): v for k, v in arrays.items() if k.startswith("threshold.")},
+                probes={k.removeprefix("probe."): v for k, v in arrays.items() if k.startswith("probe.")},
             )
         except _DAMAGE as error:
             raise InputError(
@@ -96,9 +106,9 @@ class Golden:
         forms: dict[str, tuple[NDArray[Any], str, tuple[int, ...]]]
         forms = {"y": (self.y, "int64", (count,)), "snr_db": (self.snr_db, "float32", (count,))}
         forms |= {f"logits.{k}": (v, "float32 float64", (count, *classes)) for k, v in self.logits.items()}
-        forms |= {
-            f"threshold.{k}": (v, "float32", (count, *(v.shape[1:2] or (0,)))) for k, v in self.thresholds.items()
-        }
+        inner = {f"threshold.{k}": v for k, v in self.thresholds.items()}
+        inner |= {f"probe.{k}": v for k, v in self.probes.items()}
+        forms |= {k: (v, "float32", (count, *(v.shape[1:2] or (0,)))) for k, v in inner.items()}
         wrong = [
             f"{name} {value.dtype}{list(value.shape)}"
             for name, (value, kinds, shape) in forms.items()

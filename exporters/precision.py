@@ -8,9 +8,10 @@ import onnx_ir as ir
 
 from drsn_edge.errors import InputError, UsageError
 from drsn_edge.exporters.canonical import CanonicalGraph, ensure_promises, parse, serialise
+from drsn_edge.exporters.graph_tools import constant, initializer
 from drsn_edge.exporters.passes.emulate import EmulateHalfPass
 from drsn_edge.exporters.passes.half import HalfPrecisionPass
-from drsn_edge.exporters.passes.probes import ProbePass, TelemetryPass
+from drsn_edge.exporters.passes.probes import PROBE_SCOPE, ProbePass, TelemetryPass
 from drsn_edge.exporters.units import find_units
 
 
@@ -68,6 +69,51 @@ def with_telemetry(data: bytes) -> bytes:
             hint="leave --telemetry out",
         )  # fmt: skip
     return _with(TelemetryPass(), data)
+
+
+def graft_probes(data: bytes, probed: bytes) -> bytes:
+    """The probe outputs of one file on the graph of another, which may be damaged.
+
+    `with_probes` recognises a unit by its form, and damage may be just that. Here the nodes behind the probes of an
+    intact (or otherwise made) file are copied; what they read is found by its name.
+
+    Args:
+        data: The graph that is asked.
+        probed: A probe graph of the same network and precision.
+
+    Returns:
+        The file of `data` with those probes whose tensors it still computes.
+    """
+    model, donor = parse(data), parse(probed)
+    values = {value.name: value for node in model.graph for value in node.outputs}
+    values |= {value.name: value for value in model.graph.initializers.values()}
+    own = set(values)
+    wanted = {value.name: value for value in donor.graph.outputs}
+    for node in donor.graph:
+        if f"{PROBE_SCOPE}/" not in (node.name or ""):
+            continue
+        inputs = [_grafted(value, values, model.graph) for value in node.inputs]
+        if any(value is None for value in inputs):
+            continue
+        copy = ir.node(node.op_type, inputs, attributes=dict(node.attributes), num_outputs=1, name=node.name)
+        model.graph.append(copy)
+        made, old = copy.outputs[0], node.outputs[0]
+        made.name, made.shape, made.type = old.name, old.shape, old.type
+        values[old.name] = made
+        if old.name in wanted and old.name not in own:
+            model.graph.outputs.append(made)
+    return serialise(model)
+
+
+def _grafted(value: ir.Value | None, values: dict[str | None, ir.Value], graph: ir.Graph) -> ir.Value | None:
+    """The value of that name in the other graph; constants of the probes come along."""
+    if value is None or value.name in values:
+        return values.get(value.name) if value is not None else None
+    array = constant(value)
+    if array is None or not (value.name or "").startswith("probe."):
+        return None
+    values[value.name] = initializer(graph, str(value.name), array)
+    return values[value.name]
 
 
 def _with(step: ir.passes.InPlacePass, data: bytes) -> bytes:

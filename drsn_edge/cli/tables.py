@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from drsn_edge.parity.result import Hop, ParityResult
+    from drsn_edge.parity.result import ParityResult
     from drsn_edge.pipeline.export import ExportResult
     from drsn_edge.pipeline.train import TrainResult
 
@@ -60,7 +60,7 @@ def export_table(console: Console, result: ExportResult) -> None:
 
 def parity_table(console: Console, result: ParityResult) -> None:
     """Hops, decisions, drift of the thresholds, and the verdict."""
-    _hops(console, result.hops)
+    _hops(console, result)
     if result.decisions:
         _decisions(console, result)
     if result.shrinkage:
@@ -82,7 +82,8 @@ def _table(*columns: str, left: tuple[str, ...] = ()) -> Table:
     return table
 
 
-def _hops(console: Console, hops: Sequence[Hop]) -> None:
+def _hops(console: Console, result: ParityResult) -> None:
+    hops = result.hops
     table = _table("hop", "runner", "status", "max abs", "SQNR dB", "top-1", left=("runner", "status"))
     remarks = []
     for hop in hops:
@@ -105,8 +106,30 @@ def _hops(console: Console, hops: Sequence[Hop]) -> None:
     console.print(table)
     for remark in remarks:
         console.print(remark, highlight=False, markup=False)
+    _tolerances(console, result)
     windows = {hop.error.windows for hop in hops if hop.error is not None}
     console.print(f"on {max(windows, default=0)} golden windows\n", highlight=False)
+
+
+def _tolerances(console: Console, result: ParityResult) -> None:
+    """What each hop is judged by, how far it is from its limit, and its part of the error of its chain."""
+    table = _table("judged", "by", "would just pass", "limit", "margin eaten", "share of error", left=("by",))
+    for hop, share in zip(result.hops, result.shares, strict=True):
+        tolerance = result.gate.tolerance(hop)
+        tightest = tolerance.tightest(hop.error) if hop.error is not None and tolerance is not None else None
+        if hop.error is None or tightest is None:
+            continue
+        table.add_row(
+            f"{hop.from_} -> {hop.to}",
+            tightest.figure,
+            f"{tightest.value:.3g}",
+            f"{tightest.limit:.3g}",
+            f"{hop.error.margin_eaten:.2%}",
+            "" if share is None else f"{share:.2%}",
+        )
+    if table.row_count:
+        console.print()
+        console.print(table)
 
 
 def _decisions(console: Console, result: ParityResult) -> None:

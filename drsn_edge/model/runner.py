@@ -48,6 +48,10 @@ class TorchRunner(Runner):
             },
         )
 
+    def probing(self) -> TorchRunner:
+        """A runner of the same network that returns its probes too, not active yet."""
+        return TorchRunner(self._network, probe=True, double=self._dtype == torch.float64, device=self._device)
+
     def _activate(self) -> None:
         # OpenMP threads wait for each other by spinning: on a busy machine two of them were 400 times slower than one
         # with batches of 32. Callers run several batches side by side instead.

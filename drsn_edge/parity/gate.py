@@ -14,6 +14,7 @@ from drsn_edge.errors import InputError
 from drsn_edge.files import read_json
 from drsn_edge.parity.decision_point import Changed, DecisionPoint
 from drsn_edge.parity.intervals import decidable
+from drsn_edge.parity.tolerances import Tolerance
 from drsn_edge.parity.variants import PRECISIONS, Precision, precision_of
 
 if sys.version_info >= (3, 11):
@@ -64,12 +65,14 @@ class Gate:
         fp16_top1_clean: Smallest admissible share of equal decisions of fp16 on clean windows; None: not judged.
         fp32_identical: Whether every decision of an fp32 variant must be the reference's, where the reference's margin
             is more than FP32 rounding (on gated noise levels; on a hop every decision counts).
+        hops: Limits for single hops in place of those that were derived, by `FROM to TO`: figures of `Tolerance`.
     """
 
     changed_limit: Mapping[Precision, float] = field(default_factory=lambda: {"fp16": 0.005, "int8": 0.03})
     gated_from_db: float = -4.0
     fp16_top1_clean: float | None = 0.999
     fp32_identical: bool = True
+    hops: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for precision, limit in self.changed_limit.items():
@@ -83,6 +86,15 @@ class Gate:
                 raise InputError(f"the gate's limit for {precision} is no share", got=limit, expected="0 to 1")
         if self.fp16_top1_clean is not None and not 0 <= self.fp16_top1_clean <= 1:
             raise InputError("the gate's fp16_top1_clean is no share", got=self.fp16_top1_clean, expected="0 to 1")
+        for name, limits in self.hops.items():
+            if name.count(" to ") != 1:
+                raise InputError("the gate names no hop", got=name, expected="FROM to TO, as onnx-fp32 to onnx-int8")
+            Tolerance().overridden(limits)
+
+    def tolerance(self, hop: Hop) -> Tolerance | None:
+        """What a hop is judged by: its derived tolerance, with the limits that this gate has for it."""
+        own = self.hops.get(hop.name, {})
+        return (hop.tolerance or Tolerance()).overridden(own) if own else hop.tolerance
 
     def gates(self, noise: str, snr_db: float | None) -> bool:
         """Whether a noise level is judged."""
@@ -96,7 +108,8 @@ class Gate:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {**vars(self), "changed_limit": dict(self.changed_limit)}
+        hops = {name: dict(limits) for name, limits in self.hops.items()}
+        return {**vars(self), "changed_limit": dict(self.changed_limit), "hops": hops}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Gate:
@@ -125,6 +138,12 @@ def _limits(name: str, value: Any) -> dict[str, float]:
     return {str(key): _number(f"{name}.{key}", limit) for key, limit in value.items()}
 
 
+def _hops(name: str, value: Any) -> dict[str, dict[str, float]]:
+    if not isinstance(value, Mapping):
+        raise InputError(f"the gate's {name} is no table", got=repr(value), expected='{"pytorch to onnx-fp32" = {...}}')
+    return {str(key): _limits(f'{name}."{key}"', limits) for key, limits in value.items()}
+
+
 def _optional(name: str, value: Any) -> float | None:
     return None if value is None else _number(name, value)
 
@@ -140,6 +159,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "gated_from_db": _number,
     "fp16_top1_clean": _optional,
     "fp32_identical": _switch,
+    "hops": _hops,
 }
 
 
@@ -195,14 +215,14 @@ def _remedy(limit: float, windows: int) -> str:
 
 
 def _of_hop(hop: Hop, gate: Gate) -> Iterator[Failure]:
-    where = f"{hop.from_} to {hop.to}"
+    where, tolerance = hop.name, gate.tolerance(hop)
     if hop.status == "not_run":
         return
     if hop.error is None:
         if hop.status == "failed":
             yield Failure(where, hop.reason or "failed without figures", None, None)
         return
-    broken = hop.tolerance.violations(hop.error) if hop.tolerance is not None else ()
+    broken = tolerance.violations(hop.error) if tolerance is not None else ()
     for item in broken:
         yield Failure(where, item.figure, item.value, item.limit)
     if hop.error.nonfinite and not broken:

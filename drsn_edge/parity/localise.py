@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from drsn_edge.parity.shrinkage import SHRUNK, THRESHOLD, pair
 
+SKETCH = ".sketch"
+
 # The error of an undamaged variant, measured when the bundle was made, comes back to within rebuild noise; twice as
 # much is damage. Errors of sound units grow by far less than that from one unit to the next.
 CLEAN_FACTOR = 2.0
@@ -34,10 +36,40 @@ class Divergence:
     limit: float
 
 
+def signs(count: int) -> NDArray[np.float64]:
+    """Plus and minus one for every position, fixed for ever: the lowest bit of MurmurHash3's finaliser."""
+    x = np.arange(1, count + 1, dtype=np.uint64)
+    mask = np.uint64(0xFFFFFFFF)
+    x = ((x ^ (x >> np.uint64(16))) * np.uint64(0x85EBCA6B)) & mask
+    x = ((x ^ (x >> np.uint64(13))) * np.uint64(0xC2B2AE35)) & mask
+    return np.where((x ^ (x >> np.uint64(16))) & np.uint64(1), 1.0, -1.0)
+
+
+def summarise(probe: Mapping[str, NDArray[Any]], units: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+    """What of the probe outputs is small enough to be recorded in a bundle.
+
+    Thresholds as they are, and of the shrunk features `[N, C, ...]` a sketch `[N, C]`: the sum over positions, each
+    with a fixed random sign, over the root of their number. The norm of a difference of sketches is, on average, the
+    root mean square of the difference itself (Johnson and Lindenstrauss), so that a relative error of sketches stands
+    for that of the features.
+    """
+    found: dict[str, NDArray[np.float32]] = {}
+    for unit in units:
+        if unit + THRESHOLD in probe:
+            found[unit + THRESHOLD] = np.asarray(probe[unit + THRESHOLD], np.float32)
+        if unit + SHRUNK in probe:
+            shrunk = np.asarray(probe[unit + SHRUNK])
+            flat = shrunk.reshape(*shrunk.shape[:2], -1)
+            with np.errstate(invalid="ignore"):  # infinite features: NaN is the answer
+                sketch = flat @ (signs(flat.shape[2]) / math.sqrt(flat.shape[2]))
+            found[unit + SKETCH] = np.asarray(sketch, np.float32)
+    return found
+
+
 def tensor_errors(
     reference: Mapping[str, NDArray[Any]], candidate: Mapping[str, NDArray[Any]], units: Sequence[str]
 ) -> dict[str, float]:
-    """Relative error of every threshold and every shrunk output, in the order of execution.
+    """Relative error of every threshold and every shrunk output (or its sketch), in the order of execution.
 
     Record it at export time per variant; it is the `clean` of `first_divergence` later. Outputs that one of the two
     does not have are left out.
@@ -47,7 +79,7 @@ def tensor_errors(
     """
     errors = {}
     for unit in units:
-        for name in (unit + THRESHOLD, unit + SHRUNK):
+        for name in (unit + THRESHOLD, unit + SKETCH, unit + SHRUNK):
             if name in reference and name in candidate:
                 want, have = pair(reference, candidate, name)
                 errors[name] = _relative(want, have)
@@ -82,12 +114,12 @@ def first_divergence(
         InputError: Different shapes, or a reference that is not finite.
     """
     for tensor, error in tensor_errors(reference_probe, candidate_probe, units_in_order).items():
-        unit = tensor.removesuffix(THRESHOLD).removesuffix(SHRUNK)
+        unit = tensor.removesuffix(THRESHOLD).removesuffix(SHRUNK).removesuffix(SKETCH)
         limit = tolerance if isinstance(tolerance, float) else tolerance.get(tensor, tolerance.get(unit, 1e-3))
         if clean is not None:
             limit = max(limit, CLEAN_FACTOR * clean.get(tensor, 0.0))
         if not error <= limit:
-            return Divergence(unit, tensor, error, limit)
+            return Divergence(unit, tensor.replace(SKETCH, SHRUNK), error, limit)
     return None
 
 

@@ -10,9 +10,10 @@ from typing import Any, Literal, get_args
 from drsn_edge.errors import InputError
 from drsn_edge.parity.decision_point import DecisionPoint
 from drsn_edge.parity.gate import Failure, Gate, judge, undecided
-from drsn_edge.parity.ledger import HopError
+from drsn_edge.parity.ledger import HopError, share_of_total
 from drsn_edge.parity.shrinkage import ShrinkageDrift
-from drsn_edge.parity.tolerances import Tolerance
+from drsn_edge.parity.tolerances import Tolerance, just_passes
+from drsn_edge.parity.variants import precision_of
 
 Status = Literal["passed", "failed", "not_run"]
 
@@ -32,7 +33,8 @@ class Hop:
         reason: Why it was not run or failed without figures; None otherwise.
         error: The figures.
         tolerance: What the figures were judged by.
-        first_divergence: The first unit that is out of its limit, for a hop that failed.
+        first_divergence: The first tensor that is out of its limit, for a hop that failed: `units.3.threshold`, or
+            `logits` where every unit is within and the error comes after the last.
     """
 
     from_: str
@@ -43,6 +45,16 @@ class Hop:
     error: HopError | None = None
     tolerance: Tolerance | None = None
     first_divergence: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The hop in words: `onnx-fp32 to onnx-int8`."""
+        return f"{self.from_} to {self.to}"
+
+    @property
+    def recorded(self) -> bool:
+        """Whether the reference is what the same form gave when the bundle was made: no link of the chain."""
+        return self.from_.startswith("recorded-")
 
     @classmethod
     def measured(
@@ -63,6 +75,19 @@ class Hop:
         """A hop that could not be run here, and why."""
         return cls(from_, to, runner, "not_run", reason)
 
+    @property
+    def just_passes(self) -> dict[str, float] | None:
+        """Of the figures that are judged, the limits that the hop would just pass; None where no limit could be."""
+        if self.error is None or self.tolerance is None or self.error.nonfinite:
+            return None
+        tight = just_passes(self.error).to_json()
+        limits = self.tolerance.to_json()
+        return {
+            name: tight[name]
+            for name, limit in limits.items()
+            if isinstance(limit, float) and tight.get(name) is not None
+        }
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, flat; without figures they are null."""
         figures = dict.fromkeys(_FIGURES) if self.error is None else self.error.to_json()
@@ -74,6 +99,7 @@ class Hop:
             "reason": self.reason,
             **figures,
             "tolerance": None if self.tolerance is None else self.tolerance.to_json(),
+            "just_passes": self.just_passes,
             "first_divergence": self.first_divergence,
         }
 
@@ -123,6 +149,21 @@ class ParityResult:
         """Whether the gate let everything pass."""
         return not self.failures
 
+    @property
+    def shares(self) -> tuple[float | None, ...]:
+        """Each hop's share of the summed squared error of its chain, from float64 to the last form of its precision.
+
+        None for a hop without figures, and for one that compares a form with its own past.
+        """
+        found: list[float | None] = []
+        for hop in self.hops:
+            if hop.recorded or hop.error is None:
+                found.append(None)
+                continue
+            chain = [item for item in self.hops if not item.recorded and item.error and _in_chain(item, hop)]
+            found.append(share_of_total([item.error for item in chain])[chain.index(hop)])
+        return tuple(found)
+
     def judged(self, gate: Gate | None = None) -> ParityResult:
         """The same figures, judged anew: statuses, failures and notes follow from figures, tolerances and gate.
 
@@ -135,7 +176,8 @@ class ParityResult:
             decisions = tuple(
                 dataclasses.replace(point, gated=new.gates(point.noise, point.snr_db)) for point in decisions
             )
-        result = dataclasses.replace(self, hops=tuple(map(_restated, self.hops)), decisions=decisions, gate=new)
+        hops = tuple(_restated(hop, new.tolerance(hop)) for hop in self.hops)
+        result = dataclasses.replace(self, hops=hops, decisions=decisions, gate=new)
         old = undecided(self, self.gate)
         notes = (*(note for note in self.notes if note not in old), *undecided(result, new))
         return dataclasses.replace(result, failures=judge(result, new), notes=notes)
@@ -146,7 +188,7 @@ class ParityResult:
             "format_version": FORMAT_VERSION,
             "passed": self.passed,
             "reference": self.reference,
-            "hops": [hop.to_json() for hop in self.hops],
+            "hops": [{**hop.to_json(), "share": share} for hop, share in zip(self.hops, self.shares, strict=True)],
             "decisions": [point.to_json() for point in self.decisions],
             "shrinkage": [item.to_json() for item in self.shrinkage],
             "failures": [failure.to_json() for failure in self.failures],
@@ -187,8 +229,16 @@ class ParityResult:
             ) from None
 
 
-def _restated(hop: Hop) -> Hop:
-    return hop if hop.error is None else dataclasses.replace(hop, status=_status(hop.error, hop.tolerance))
+def _in_chain(item: Hop, hop: Hop) -> bool:
+    """Whether a hop lies on the chain that another ends, continues or begins: FP32 first, then one precision."""
+    own, other = precision_of(hop.to), precision_of(item.to)
+    if own != "fp32":
+        return other == own or (other == "fp32" and not item.to.startswith("engine-"))
+    return other == "fp32"
+
+
+def _restated(hop: Hop, tolerance: Tolerance | None) -> Hop:
+    return hop if hop.error is None else dataclasses.replace(hop, status=_status(hop.error, tolerance))
 
 
 def _status(error: HopError, tolerance: Tolerance | None) -> Status:

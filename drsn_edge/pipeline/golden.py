@@ -14,7 +14,9 @@ from drsn_edge.errors import UsageError
 from drsn_edge.exporters.canonical import CanonicalGraph
 from drsn_edge.exporters.precision import emulated, with_probes
 from drsn_edge.golden import Golden
-from drsn_edge.parity.localise import tensor_errors
+from drsn_edge.parity.ledger import compare
+from drsn_edge.parity.localise import summarise, tensor_errors
+from drsn_edge.parity.tolerances import FP32_MAX_REL
 from drsn_edge.pipeline.data import ModelData
 from drsn_edge.pipeline.sources import Source
 from drsn_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
@@ -85,6 +87,8 @@ def choose_golden(
         x[rows] = add_noise(x[rows], snr[rows], kind, rng, source=windows.source.select(order[rows]))
     found = np.sort(logits(x).astype(np.float64), axis=1)
     margin = found[:, -1] - found[:, -2]
+    # A tie within FP32 rounding is no decision: any sound build may break it the other way.
+    margin[margin <= 4 * FP32_MAX_REL * np.abs(found).max()] = np.inf
     hardest = np.argsort(margin[spread:], kind="stable")[: count - _MADE_UP - spread] + spread
     chosen = np.concatenate([np.arange(spread), hardest])
     edges, edge_labels = _edges(windows, contract)
@@ -124,19 +128,32 @@ def record_golden(
     windows: NDArray[np.float32],
     y: NDArray[np.int64],
     snr_db: NDArray[np.float32],
-) -> tuple[Golden, dict[str, dict[str, float]]]:
-    """Recorded results of every form, and how far the probes of each precision are from those of FP32."""
+) -> tuple[Golden, dict[str, Any]]:
+    """Recorded results of every form, and what tolerances are derived from.
+
+    Returns:
+        The golden vectors; and `tensor_errors`, how far the probes of each precision are from those of FP32, and
+        `rebuild`, how far those and the logits of each graph move when another build sums in another order.
+    """
     logits: dict[str, Array] = {
         "pytorch": reference["fp32"](windows).astype(np.float32),
         "pytorch-fp64": reference["fp64"](windows).astype(np.float64),
     }
     errors: dict[str, dict[str, float]] = {}
+    rebuild: dict[str, dict[str, Any]] = {}
+    inner: dict[str, NDArray[np.float32]] = {}
     wanted: dict[str, Array] = {}
+    shaken = _shaken(windows)
     names = [unit.name for unit in graph.units]
     for name, content in plain.items():
         with OnnxRuntimeRunner(emulated(with_probes(content) if names else content)) as runner:
             found = run_batched(runner, windows, batch=32)
+            again = run_batched(runner, shaken, batch=16)
         logits[f"onnx-{name}"] = found["logits"]
+        form, small = f"onnx-{name}", summarise(found, names)
+        inner |= {f"{form}/{key}": value for key, value in small.items()}
+        rebuild[form] = tensor_errors(small, summarise(again, names), names)
+        rebuild[form]["logits"] = compare(found["logits"], again["logits"]).to_json()
         if name == "fp32":
             wanted = found
         errors[f"onnx-{name}"] = tensor_errors(wanted, found, names)
@@ -151,7 +168,14 @@ def record_golden(
                 probes = torch_runner.run({"window": windows})
             columns = {name: thresholds[name].shape[1] for name in names}
             thresholds = {name: probes[f"{name}.threshold"][:, : columns[name]] for name in names}
-    return Golden(windows, y, snr_db, logits, thresholds), errors
+    return Golden(windows, y, snr_db, logits, thresholds, inner), {"tensor_errors": errors, "rebuild": rebuild}
+
+
+def _shaken(windows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Every sample up to four units in the last place off: what another order of summation does to the sums behind."""
+    rng = noise_rng(0, "rebuild")
+    step = rng.integers(-4, 5, windows.shape).astype(np.float32) * np.float32(2.0**-23)
+    return windows * (1 + step)
 
 
 def reference_windows(data: ModelData | None, source: Source, *, seed: int) -> tuple[Windows, bool]:

@@ -220,7 +220,7 @@ def _manifest(
     weights_sha256: str,
     calibration: dict[str, Any] | None,
     golden: Golden,
-    errors: Mapping[str, Mapping[str, float]],
+    errors: Mapping[str, Any],
     snr: tuple[float, float] | None,
 ) -> dict[str, Any]:
     gate = Gate().for_trained(None if snr is None else snr[0])
@@ -236,7 +236,7 @@ def _manifest(
         },
         "contract": source.contract.to_json(),
         "labels": list(source.labels),
-        "tolerances": {"gate": gate.to_json(), "noise_floor_max_abs": noise_floor.max_abs, "tensor_errors": errors},
+        "tolerances": {"gate": gate.to_json(), "noise_floor_max_abs": noise_floor.max_abs, **errors},
         "provenance": {
             "training": source.training,
             "calibration": None

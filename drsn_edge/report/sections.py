@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from html import escape
 
 from drsn_edge.parity.decision_point import Changed, Confusion, DecisionPoint
-from drsn_edge.parity.ledger import share_of_total
-from drsn_edge.parity.result import ParityResult
+from drsn_edge.parity.gate import Gate
+from drsn_edge.parity.result import Hop, ParityResult
 from drsn_edge.parity.variants import PRECISIONS, precision_of
 from drsn_edge.report import charts
 from drsn_edge.report.data import Example
@@ -131,31 +131,37 @@ def shrinkage(result: ParityResult) -> str:
 
 def ledger(result: ParityResult) -> str:
     """Every hop with its error, and its share of all error."""
-    shares = share_of_total([hop.error for hop in result.hops])
+    shares = result.shares
     columns = [
         "hop",
         "runner",
         "status",
         "windows",
         "max |diff|",
+        "RMSE",
         "SQNR, dB",
         "top-1",
         "margin eaten",
         "share of error",
+        "judged by",
+        "would just pass",
+        "limit",
     ]
     rows = []
     for hop, share in zip(result.hops, shares, strict=True):
         error = hop.error
         figures = (
-            [None] * 6
+            [None] * 10
             if error is None
             else [
                 error.windows,
                 number(error.max_abs),
+                number(error.rmse),
                 number(error.sqnr_db),
                 percent(error.top1_agreement),
                 percent(error.margin_eaten),
                 percent(share),
+                *_judged(hop, result.gate),
             ]
         )
         status = hop.status.replace("_", " ") + (f": {hop.reason}" if hop.reason else "")
@@ -164,10 +170,20 @@ def ledger(result: ParityResult) -> str:
         rows.append([f"{hop.from_} → {hop.to}", hop.runner, status, *figures])
     introduction = (
         "Where error enters between PyTorch and the engine. Margin eaten is the largest share of a window's decision "
-        "margin that the error takes up: below 100 % no decision can have changed."
+        "margin that the error takes up: below 100 % no decision can have changed. Share of error is a hop's part of "
+        "the squared error of its chain, from float64 to the last form of its precision."
     )
     drawn = figure("Error of each hop", charts.hops(result.hops))
     return section("Error ledger", introduction, drawn, table("Hops", columns, rows) if rows else "")
+
+
+def _judged(hop: Hop, gate: Gate) -> list[str | None]:
+    """The figure that is nearest to its limit, what would just pass, and the limit."""
+    tolerance = gate.tolerance(hop)
+    found = tolerance.tightest(hop.error) if tolerance is not None and hop.error is not None else None
+    if found is None:
+        return [None, None, None]
+    return [found.figure.replace("_", " "), number(found.value), number(found.limit)]
 
 
 def confusion(result: ParityResult, labels: Sequence[str]) -> str:

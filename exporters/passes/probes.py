@@ -10,6 +10,9 @@ import onnx_ir as ir
 from drsn_edge.exporters.graph_tools import dimension, initializer
 from drsn_edge.exporters.units import ShrinkageUnit, find_units
 
+# Nodes behind the probes are called `UNIT.probe/OPERATOR_NUMBER`.
+PROBE_SCOPE = ".probe"
+
 
 class ProbePass(ir.passes.InPlacePass):
     """Give every shrinkage unit `U` three outputs.
@@ -23,7 +26,7 @@ class ProbePass(ir.passes.InPlacePass):
         """Apply."""
         units = find_units(model)
         for unit in units:
-            tail = _Tail(model.graph, f"{unit.name}.probe")
+            tail = _Tail(model.graph, f"{unit.name}{PROBE_SCOPE}")
             model.graph.outputs.append(tail.named(tail.threshold(unit), f"{unit.name}.threshold"))
             model.graph.outputs.append(tail.named(tail.zero_share(unit), f"{unit.name}.zero_share"))
             model.graph.outputs.append(tail.named(tail.single(unit.shrunk), f"{unit.name}.shrunk"))

@@ -18,6 +18,7 @@ from drsn_edge.pipeline.verify import verify
 HOP = {
     "from", "to", "runner", "status", "reason", "windows", "max_abs", "max_rel", "rmse", "sqnr_db", "cosine",
     "top1_agreement", "margin_eaten", "margin_eaten_p99", "nonfinite", "tolerance", "first_divergence",
+    "just_passes", "share",
 }  # fmt: skip
 POINT = {
     "noise", "snr_db", "windows", "draws", "gated", "accuracy", "changed", "mcnemar_p", "accuracy_ci95",
@@ -28,6 +29,7 @@ CHAIN = [
     ("recorded-fp32", "onnx-fp32", "onnxruntime"),
     ("recorded-fp16", "onnx-fp16", "onnxruntime"),
     ("recorded-int8", "onnx-int8", "onnxruntime"),
+    ("pytorch-fp64", "pytorch", "torch"),
     ("pytorch", "onnx-fp32", "onnxruntime"),
     ("onnx-fp32", "onnx-fp16", "onnxruntime"),
     ("onnx-fp32", "onnx-int8", "onnxruntime"),
@@ -57,6 +59,9 @@ def test_json_has_the_documented_shape(cli: Callable[..., Any], workshop: Any, h
             assert hop["windows"] == 96
             assert hop["tolerance"]["reason"]
             assert hop["reason"] is None
+            judged = {name for name, limit in hop["tolerance"].items() if isinstance(limit, float)}
+            assert set(hop["just_passes"]) == judged
+            assert (hop["share"] is None) == hop["from"].startswith("recorded-")
     for hop in value["hops"][len(CHAIN) :]:
         assert (hop["from"], hop["to"], hop["runner"]) == ("onnx-fp16", "engine-fp16", "tensorrt-rtx")
         if not has_gpu:
@@ -79,7 +84,7 @@ def test_json_has_the_documented_shape(cli: Callable[..., Any], workshop: Any, h
     }
     assert all(0 <= item["dead_zone_flips"] <= 1 for item in value["shrinkage"])
     assert min(item["tau_relative_error"] for item in value["shrinkage"]) > 0
-    assert set(value["gate"]) == {"changed_limit", "gated_from_db", "fp16_top1_clean", "fp32_identical"}
+    assert set(value["gate"]) == {"changed_limit", "gated_from_db", "fp16_top1_clean", "fp32_identical", "hops"}
 
 
 def test_the_test_part_alone_is_swept(cli: Callable[..., Any], workshop: Any) -> None:
