@@ -25,7 +25,8 @@ PAGE = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
 BLOCKS = {(kind, name): body for kind, name, body in re.findall(r"^```(\w+) ([^\n]+)\n(.*?)^```$", PAGE, re.M | re.S)}
 # Keyed by data, not by field: one entry stands for all.
 MAPS = {
-    "files", "scales", "trials", "tools", "tensor_errors", "onnx-int8", "accuracy", "accuracy_ci95", "changed",
+    "files", "scales", "trials", "tools", "tensor_errors", "rebuild", "onnx-int8", "accuracy",
+    "accuracy_ci95", "changed",
     "mcnemar_p", "balanced_accuracy", "macro_f1", "confusion", "where", "scores", "parts", "<fingerprint>",
 }  # fmt: skip
 
@@ -117,6 +118,11 @@ def test_failures_are_as_shown(real: dict[str, Any]) -> None:
 def test_the_gate_that_is_shown_is_the_default(tmp_path: Path) -> None:
     (tmp_path / "gate.toml").write_text(BLOCKS["toml", "gate"])
     assert load_gate(tmp_path / "gate.toml") == Gate()
+
+
+def test_limits_of_hops_as_shown_are_read(tmp_path: Path) -> None:
+    (tmp_path / "gate.toml").write_text(BLOCKS["toml", "gate of hops"])
+    assert load_gate(tmp_path / "gate.toml").hops == {"onnx-fp32 to onnx-int8": {"rmse": 0.5}}
 
 
 def test_the_network_that_is_described_can_be_made(tmp_path: Path) -> None:

@@ -1,0 +1,174 @@
+"""Small trained networks and their bundles, for `benchmarks.fault_injection`: made once, kept under `--work`."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from drsn_edge.bundle import Bundle, fill_folder
+from drsn_edge.files import new_folder
+from drsn_edge.model.checkpoint import Checkpoint, TrainingRecord, load_checkpoint, save_checkpoint
+from drsn_edge.model.config import NetworkConfig
+from drsn_edge.model.network import Network
+from drsn_edge.pipeline.data import ModelData
+from drsn_edge.pipeline.export_options import ExportOptions
+from drsn_edge.pipeline.graphs import make_graphs
+from drsn_edge.pipeline.sources import Source, load_source
+from drsn_edge.signals.contract import SignalContract
+from drsn_edge.signals.datasets import Dataset
+from drsn_edge.signals.recording import Recording
+from drsn_edge.signals.splits import split
+from drsn_edge.signals.windows import cut
+from drsn_edge.training.loop import fit
+from drsn_edge.training.options import FitOptions, NoiseRange
+
+WINDOW, RATE = 128, 1000.0
+LABELS = ("low", "middle", "high")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A network to train: model, stages, channels of its windows, whether it standardises them, seed."""
+
+    name: str
+    model: str = "drsn-cw"
+    widths: tuple[int, ...] = (4, 6)
+    units: tuple[int, ...] = (1, 2)
+    channels: int = 1
+    standardise: str = "window"
+    seed: int = 0
+    preset: str | None = None
+
+
+RECIPES = (
+    Recipe("cw"),
+    Recipe("cs", model="drsn-cs", seed=1),
+    Recipe("cw-two-channels", channels=2, seed=2),
+    Recipe("cw-raw", standardise="none", seed=3),
+    Recipe("cw-three-stages", widths=(4, 6, 9), units=(1, 1, 1), seed=4),
+    Recipe("cs-two-channels", model="drsn-cs", channels=2, seed=5),
+    Recipe("cw-paper", preset="paper", seed=6),
+    Recipe("cs-paper", model="drsn-cs", preset="paper", seed=7),
+    Recipe("cw-seed-8", seed=8),
+    Recipe("cw-edge", preset="edge", seed=9),
+)
+
+
+@functools.cache
+def dataset(channels: int, standardise: str) -> Dataset:
+    """Three tones from two machines, every channel with its own phase and size."""
+    rng = np.random.default_rng(0)
+    recordings = []
+    for label, order in zip(LABELS, (3, 9, 17), strict=True):
+        for machine in ("one", "two"):
+            turn = 2 * np.pi * order * np.arange(12_800) / 64
+            rows = [
+                (1 + index) * np.sin(turn + rng.uniform(0, 6)) + 0.1 * rng.standard_normal(len(turn))
+                for index in range(channels)
+            ]
+            signal = np.stack(rows).astype(np.float32)
+            recordings.append(Recording(signal, RATE, label, {"machine": machine}, f"{label}-{machine}"))
+    contract = SignalContract(
+        sample_rate_hz=RATE,
+        channels=tuple(f"sensor {index}" for index in range(channels)),
+        window=WINDOW,
+        hop=WINDOW // 2,
+        standardise=standardise,  # type: ignore[arg-type]
+    )
+    return Dataset("tones", "tones", tuple(recordings), LABELS, contract)
+
+
+def data_of(recipe: Recipe, source: Source) -> ModelData:
+    """What a network may see of its data set."""
+    return ModelData(dataset(recipe.channels, recipe.standardise), source.split, LABELS, ())
+
+
+def trained(recipe: Recipe, work: Path) -> Path:
+    """The run folder of a recipe; trained when it is not there yet."""
+    run = work / "runs" / recipe.name
+    if (run / "config.json").is_file():
+        return run
+    data = dataset(recipe.channels, recipe.standardise)
+    parts = split(data, protocol="time")
+    train = cut(data, parts.segments("train", data), data.contract, hop=WINDOW // 2, labels=LABELS)
+    validation = cut(data, parts.segments("validation", data), data.contract, hop=WINDOW, labels=LABELS)
+    if recipe.preset:
+        config = NetworkConfig.preset(recipe.preset, model=recipe.model, classes=3, in_channels=recipe.channels)
+    else:
+        config = NetworkConfig(
+            model=recipe.model,  # type: ignore[arg-type]
+            classes=3,
+            in_channels=recipe.channels,
+            widths=recipe.widths,
+            units=recipe.units,
+        )
+    torch.manual_seed(recipe.seed)
+    network = Network(config, data.contract)
+    noise = NoiseRange(("gaussian",), (-6.0, 10.0))
+    fit(network, train, validation, options=FitOptions(epochs=15, batch=64, lr=0.1, noise=noise, seed=recipe.seed))
+    record = TrainingRecord("tones", noises=("gaussian",), snr_db=(-6.0, 10.0), epochs=15, best_epoch=15)
+    run.parent.mkdir(parents=True, exist_ok=True)
+    with new_folder(run, force=True) as folder:
+        save_checkpoint(folder, Checkpoint(network, data.contract, LABELS, record, parts))
+    return run
+
+
+def exported(
+    recipe: Recipe, work: Path, *, opset: int = 17, method: str = "auto", seed: int = 0, windows: int = 128
+) -> tuple[Bundle, Source, ModelData]:
+    """The bundle of a recipe; exported when it is not there yet."""
+    source = load_source(str(trained(recipe, work)))
+    data = data_of(recipe, source)
+    path = work / "bundles" / f"{recipe.name}-{opset}-{method.replace(' ', '_')}-{seed}.drsn"
+    if not (path / "manifest.json").is_file():
+        options = ExportOptions(opset=opset, method=method, seed=seed, calibration_windows=windows, engines=())
+        made = make_graphs(source, data, options=options)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with new_folder(path, force=True) as folder:
+            fill_folder(folder, made.manifest | {"name": recipe.name}, made.files)
+    return Bundle.open(path), source, data
+
+
+def cases(quick: bool) -> Iterator[tuple[Recipe, int, str, int]]:
+    """Clean exports: recipe, opset, range method, seed of the golden and the calibration windows."""
+    opsets = (17, 21) if quick else (17, 18, 19, 20, 21)
+    seeds = (0,) if quick else (0, 1, 2, 3)
+    methods = ("mse", "percentile 99.99", "min-max", "entropy")
+    for seed in seeds:
+        for opset in opsets:
+            for index, recipe in enumerate(RECIPES[:4] if quick else RECIPES):
+                yield recipe, opset, methods[(index + seed) % len(methods)], seed
+
+
+def wrong_epsilon(source: Source, epsilon: float) -> Source:
+    """The same network with another epsilon in every BatchNormalization, as a careless conversion makes it."""
+    import copy
+
+    module = copy.deepcopy(source.module)
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.BatchNorm1d):
+            layer.eps = epsilon
+    return replace(source, module=module)
+
+
+def clear(work: Path) -> None:
+    """Forget what was kept."""
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def running_variances(source: Source) -> dict[str, np.ndarray]:
+    """By module path of the BatchNormalization."""
+    return {
+        name: layer.running_var.numpy().copy()
+        for name, layer in source.module.named_modules()
+        if isinstance(layer, torch.nn.BatchNorm1d) and layer.running_var is not None
+    }
+
+
+__all__ = ["LABELS", "RATE", "RECIPES", "WINDOW", "Recipe", "cases", "exported", "load_checkpoint", "wrong_epsilon"]

@@ -1,0 +1,133 @@
+"""Does the gate find faults, name the hop and the unit, and leave sound exports alone?
+
+Small networks are trained and exported once. Then one fault at a time is put into a graph, into the weights or into
+what an engine is fed, and `verify`'s hops are measured on the damaged form and judged against what the bundle recorded.
+Hashes are left out on purpose: they would find every fault after export, and say nothing of one that a builder makes.
+
+* **After export** counts a fault that changes any logit by more than rebuild noise: the largest change of any sound
+  rebuild of that graph (windows shaken in the last places, other batch sizes, two threads). For what an engine is fed
+  it is the largest change that the precision itself makes, since an engine may round everything else.
+* **Before export** (another BatchNormalization epsilon, scales from the wrong data) counts where it changes more than
+  twice the upper bound of the decisions that the clean variant changes, on test windows from -4 dB to clean.
+* **Clean exports** (seeds, presets, opsets 17 to 21) must pass hops, calibration and decisions.
+
+Beside it: a gate that compares accuracy on clean test windows (one point), and one that asks every logit to be within
+`atol=rtol=1e-3` of PyTorch's.
+
+    python -m benchmarks.fault_injection [--quick] [--work DIR] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks._fault_bundles import RECIPES, cases
+from benchmarks._fault_judge import Row, before_export, clean_export, faults_after
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer networks, faults and exports: under 3 minutes")
+    parser.add_argument("--work", type=Path, help="where networks and bundles are kept; a run goes on where one ended")
+    parser.add_argument("--json", action="store_true", help="only the JSON document on stdout")
+    parser.add_argument("--show-missed", action="store_true", help="every fault that was missed or misnamed, on stderr")
+    args = parser.parse_args()
+    work = args.work or Path(tempfile.mkdtemp(prefix="fault-injection-"))
+    began, cpu = time.perf_counter(), time.process_time()
+    recipes = RECIPES[:2] if args.quick else RECIPES[:8]
+    rows: list[Row] = []
+    for recipe in recipes:
+        rows += faults_after(recipe, work, repeats=1 if args.quick else 2)
+        _say(args, f"{recipe.name}: {len(rows)} faults, {time.perf_counter() - began:.0f} s")
+    for recipe in recipes:
+        rows += before_export(recipe, work, quick=args.quick)
+    _say(args, f"before export: {len(rows)} faults, {time.perf_counter() - began:.0f} s")
+    clean: list[dict[str, Any]] = []
+    for recipe, opset, method, seed in cases(args.quick):
+        clean.append(clean_export(recipe, work, opset=opset, method=method, seed=seed))
+        if len(clean) % 20 == 0:
+            _say(args, f"{len(clean)} clean exports, {time.perf_counter() - began:.0f} s")
+    document = {
+        "options": {"quick": args.quick, "networks": [recipe.name for recipe in recipes]},
+        "seconds": {"wall": time.perf_counter() - began, "cpu": time.process_time() - cpu},
+        "rows": [row.to_json() for row in rows],
+        "clean": clean,
+        "summary": summary(rows, clean),
+    }
+    if args.show_missed:
+        for row in rows:
+            if row.counts and not (row.caught and row.right_hop and row.right_unit is not False):
+                print(row, file=sys.stderr)
+    if not args.json:
+        table(rows, clean)
+    print(json.dumps(document, indent=1))
+    return 0
+
+
+def _say(args: argparse.Namespace, text: str) -> None:
+    print(text, file=sys.stderr if args.json else sys.stdout, flush=True)
+
+
+def _share(values: list[bool]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def summary(rows: list[Row], clean: list[dict[str, Any]]) -> dict[str, Any]:
+    """The figures that are promised."""
+    after = [row for row in rows if row.when == "after" and row.counts]
+    before = [row for row in rows if row.when == "before" and row.counts]
+    caught = [row for row in after if row.caught]
+    gates = ("drsn_edge", "accuracy_only", "atol_rtol_1e3")
+    return {
+        "faults": len(rows),
+        "kinds": len({row.kind for row in rows}),
+        "after_export": {
+            "injected": sum(row.when == "after" for row in rows),
+            "counted": len(after),
+            "caught": {gate: _share([row.gates[gate] for row in after]) for gate in gates},
+            "right_hop": _share([row.right_hop for row in caught]),
+            "right_unit": _share([row.right_unit for row in caught if row.right_unit is not None]),
+        },
+        "before_export": {
+            "injected": sum(row.when == "before" for row in rows),
+            "counted": len(before),
+            "caught": {gate: _share([row.gates[gate] for row in before]) for gate in gates},
+        },
+        "clean_exports": {
+            "count": len(clean),
+            "false_alarms": {gate: sum(item["alarms"][gate] for item in clean) for gate in gates},
+        },
+    }
+
+
+def table(rows: list[Row], clean: list[dict[str, Any]]) -> None:
+    """For people: one line per kind of fault."""
+    kinds: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        kinds[row.when, row.kind].append(row)
+    print(f"{'fault':<34}{'injected':>9}{'counted':>8}{'caught':>8}{'accuracy':>9}{'1e-3':>6}{'hop':>6}{'unit':>6}")
+    for (when, kind), group in kinds.items():
+        counted = [row for row in group if row.counts]
+        named = [row for row in counted if row.caught]
+        units = [row.right_unit for row in named if row.right_unit is not None]
+        print(
+            f"{when + ': ' + kind:<34}{len(group):>9}{len(counted):>8}"
+            f"{sum(row.caught for row in counted):>8}{sum(row.gates['accuracy_only'] for row in counted):>9}"
+            f"{sum(row.gates['atol_rtol_1e3'] for row in counted):>6}"
+            f"{sum(row.right_hop for row in named):>6}{sum(units):>6}"
+        )
+    alarms = {gate: sum(item["alarms"][gate] for item in clean) for gate in ("drsn_edge", "accuracy_only")}
+    last = sum(item["alarms"]["atol_rtol_1e3"] for item in clean)
+    own, accuracy = alarms["drsn_edge"], alarms["accuracy_only"]
+    print(f"{'clean exports: alarms':<34}{len(clean):>9}{'':>8}{own:>8}{accuracy:>9}{last:>6}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
