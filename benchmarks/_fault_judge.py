@@ -80,6 +80,11 @@ class Row:
         change = self.change if np.isfinite(self.change) else None
         return {**vars(self), "change": change, "counts": self.counts}
 
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Row:
+        change = float("inf") if value["change"] is None else value["change"]
+        return cls(**{key: item for key, item in value.items() if key != "counts"} | {"change": change})
+
 
 class Damaged(Bundle):
     """A bundle with other content in some files; what is not damaged is read once."""
@@ -417,7 +422,7 @@ def clean_export(recipe: Recipe, work: Path, *, opset: int, method: str, seed: i
     gate = Gate.from_json(bundle.manifest["tolerances"]["gate"])
     with open_variants(bundle) as variants:
         hops = (*measure_hops(bundle, golden, variants), *calibration_hop(bundle))
-        options = SweepOptions(snrs_db=(-4.0, 4.0), draws=10)
+        options = SweepOptions(snrs_db=(-4.0,), draws=10)
         points = sweep(variants, data, reference="pytorch", gate=gate, options=options)
     result = ParityResult("pytorch", hops, points, gate=gate).judged()
     clean = next(point for point in points if point.snr_db is None)

@@ -266,7 +266,7 @@ def bit_flip(graph: Graph, at: Context) -> str | None:
     value = graph.get(name)
     words = value.reshape(-1).view(np.uint16 if value.dtype == np.float16 else np.uint32)
     bits = words.dtype.itemsize * 8
-    words[int(at.rng.integers(len(words)))] ^= words.dtype.type(1) << words.dtype.type(at.rng.integers(bits // 2, bits))
+    words[int(at.rng.integers(len(words)))] ^= words.dtype.type(1 << int(at.rng.integers(bits // 2, bits)))
     if not np.isfinite(value).all() or np.abs(value.astype(np.float64)).max() > 1e4:
         return None
     graph.set(name, value)
@@ -346,7 +346,7 @@ def _resampled(x: Array) -> Array:
 def _wrapped(x: Array) -> Array:
     """int16 that wraps: full scale taken for half of what the windows reach."""
     top = np.abs(x).max(axis=-1, keepdims=True) / 2 + 1e-30
-    return ((x + top) % (2 * top) - top).astype(np.float32)
+    return np.asarray((x + top) % (2 * top) - top, dtype=np.float32)
 
 
 # What an engine is fed on the device, in place of the window.

@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,22 +38,29 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer networks, faults and exports: under 3 minutes")
     parser.add_argument("--work", type=Path, help="where networks and bundles are kept; a run goes on where one ended")
     parser.add_argument("--json", action="store_true", help="only the JSON document on stdout")
+    parser.add_argument("--only", choices=("faults", "clean"), help="one half; a later run with --work joins them")
     parser.add_argument("--show-missed", action="store_true", help="every fault that was missed or misnamed, on stderr")
     args = parser.parse_args()
     work = args.work or Path(tempfile.mkdtemp(prefix="fault-injection-"))
     began, cpu = time.perf_counter(), time.process_time()
-    recipes = RECIPES[:2] if args.quick else RECIPES[:8]
+    recipes = RECIPES[:2] if args.quick else RECIPES[:6]
     rows: list[Row] = []
-    for recipe in recipes:
-        rows += faults_after(recipe, work, repeats=1 if args.quick else 2)
-        _say(args, f"{recipe.name}: {len(rows)} faults, {time.perf_counter() - began:.0f} s")
-    for recipe in recipes:
-        rows += before_export(recipe, work, quick=args.quick)
-    _say(args, f"before export: {len(rows)} faults, {time.perf_counter() - began:.0f} s")
     clean: list[dict[str, Any]] = []
-    for recipe, opset, method, seed in cases(args.quick):
-        clean.append(clean_export(recipe, work, opset=opset, method=method, seed=seed))
-        if len(clean) % 20 == 0:
+    if args.only != "clean":
+        for recipe in recipes:
+            rows += _kept(work, f"after-{recipe.name}", lambda recipe=recipe: faults_after(recipe, work, repeats=1))
+            _say(args, f"{recipe.name}: {len(rows)} faults, {time.perf_counter() - began:.0f} s")
+        for recipe in recipes:
+            rows += _kept(
+                work,
+                f"before-{recipe.name}",
+                lambda recipe=recipe: before_export(recipe, work, quick=args.quick),
+            )
+            _say(args, f"before export: {len(rows)} faults, {time.perf_counter() - began:.0f} s")
+    if args.only != "faults":
+        for recipe, opset, method, seed in cases(args.quick):
+            name = f"clean-{recipe.name}-{opset}-{seed}"
+            clean.append(_once(work, name, lambda: clean_export(recipe, work, opset=opset, method=method, seed=seed)))  # noqa: B023
             _say(args, f"{len(clean)} clean exports, {time.perf_counter() - began:.0f} s")
     document = {
         "options": {"quick": args.quick, "networks": [recipe.name for recipe in recipes]},
@@ -69,6 +77,22 @@ def main() -> int:
         table(rows, clean)
     print(json.dumps(document, indent=1))
     return 0
+
+
+def _once(work: Path, name: str, make: Callable[[], Any]) -> Any:
+    """A result that is kept under `work`, made when it is not there yet."""
+    path = work / "rows" / f"{name}.json"
+    if not path.is_file():
+        value = make()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(value))
+        part.rename(path)
+    return json.loads(path.read_text())
+
+
+def _kept(work: Path, name: str, make: Callable[[], Iterable[Row]]) -> list[Row]:
+    return [Row.from_json(item) for item in _once(work, name, lambda: [row.to_json() for row in make()])]
 
 
 def _say(args: argparse.Namespace, text: str) -> None:

@@ -61,8 +61,9 @@ def summarise(probe: Mapping[str, NDArray[Any]], units: Sequence[str]) -> dict[s
             shrunk = np.asarray(probe[unit + SHRUNK])
             flat = shrunk.reshape(*shrunk.shape[:2], -1)
             with np.errstate(invalid="ignore"):  # infinite features: NaN is the answer
-                sketch = flat @ (signs(flat.shape[2]) / math.sqrt(flat.shape[2]))
-            found[unit + SKETCH] = np.asarray(sketch, np.float32)
+                # Other signs in every channel: what is alike in all of them must not hide from one row of signs.
+                rows = signs(flat.shape[1] * flat.shape[2]).reshape(flat.shape[1:])
+                found[unit + SKETCH] = np.asarray((flat * rows).sum(2) / math.sqrt(flat.shape[2]), np.float32)
     return found
 
 

@@ -12,7 +12,8 @@ from drsn_edge.signals.datasets import Dataset, load_dataset
 from drsn_edge.signals.datasets.spec import DatasetSpec
 from drsn_edge.signals.interference import noise_source
 from drsn_edge.signals.splits import Part, Split, known
-from drsn_edge.signals.windows import Segment, Windows, cut, shifts
+from drsn_edge.signals.window_plan import WindowPlan
+from drsn_edge.signals.windows import Segment, Windows, cut, planned, shifts
 
 # Names of data sets that say how recordings are written, not which they are.
 _FORMATS = ("table", "images")
@@ -63,6 +64,12 @@ class ModelData:
         segments, _ = self.segments(part)
         source = noise_source(self.dataset, self.split, part)
         return shifts(self.dataset, segments, self.dataset.contract, draws=draws, labels=self.labels, source=source)
+
+    def planned(self, part: Part, *, draws: int | None = None) -> WindowPlan:
+        """The same without overlap, or with `draws` the shifted ones, cut when they are asked for."""
+        segments, _ = self.segments(part)
+        source = noise_source(self.dataset, self.split, part)
+        return planned(self.dataset, segments, self.dataset.contract, draws=draws, labels=self.labels, source=source)
 
 
 def same_data(one: str, other: str) -> bool:

@@ -19,7 +19,7 @@ from drsn_edge.pipeline.variants import Variants
 from drsn_edge.progress import SILENT, Progress
 from drsn_edge.runtime.cpus import usable_cpus
 from drsn_edge.signals.noise import Noise, add_noise, noise_rng
-from drsn_edge.signals.windows import Windows
+from drsn_edge.signals.window_plan import WindowPlan
 
 # Draws per window that are tried, in turn; beyond them more windows help, not more draws.
 _DRAWS = (10, 20, 40)
@@ -60,10 +60,10 @@ def sweep(
     """
     options = options or SweepOptions()
     noises = ("gaussian",) if options.noises is None else options.noises
-    windows = data.windows("test", overlap=False)
+    windows = data.planned("test")
     windows.source.check(noises)
     draws = options.draws or planned_draws(gate, len(windows))
-    shifted = data.shifted("test", draws=draws)
+    shifted = data.planned("test", draws=draws)
     levels: list[tuple[str, float | None]] = [("none", None)]
     levels += [(noise, snr) for noise in noises for snr in options.snrs_db]
     passes = [len(shifted)] + [
@@ -87,7 +87,7 @@ def sweep(
 
 def _run(
     variants: Variants,
-    source: Windows,
+    source: WindowPlan,
     noise: str,
     snr: float | None,
     options: SweepOptions,
@@ -96,10 +96,11 @@ def _run(
     """One batch through every variant; its noise depends on level, draw and place, not on who runs it."""
     draw, start = job
     rows = slice(start, start + options.batch)
-    x = source.x[rows]
+    piece = source.cut(rows)
+    x = piece.x
     if snr is not None:
         rng = noise_rng(options.seed, "sweep", noise, snr, draw, start)
-        x = add_noise(x, snr, noise, rng, source=source.source.select(rows))  # type: ignore[arg-type]  # of the options
+        x = add_noise(x, snr, noise, rng, source=piece.source)  # type: ignore[arg-type]  # of the options
     return rows, {item.name: item.logits(x, batch=options.batch, workers=1) for item in variants.running}
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +14,9 @@ from drsn_edge.errors import InputError, UsageError
 from drsn_edge.signals.contract import SignalContract
 from drsn_edge.signals.datasets import Dataset
 from drsn_edge.signals.noise import NO_SOURCE, NoiseSource
+
+if TYPE_CHECKING:
+    from drsn_edge.signals.window_plan import WindowPlan
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ def cut(
     step = contract.hop if hop is None else hop
     if step < 1:
         raise UsageError("the hop cannot be used", got=step, expected="at least 1 sample")
-    return _gather(dataset, segments, contract, lambda room: np.arange(0, room + 1, step), labels, source)
+    return planned(dataset, segments, contract, hop=step, labels=labels, source=source).cut()
 
 
 def shifts(
@@ -135,66 +138,35 @@ def shifts(
     A shift that would reach past the segment's end is left out, so the last window of a segment may have fewer.
     Arguments and errors as for `cut`; `draws` is 1 to `contract.window`.
     """
-    window = contract.window
-    if not 1 <= draws <= window:
-        raise UsageError("the number of draws cannot be used", got=draws, expected=f"1 to {window}, the window")
-    shift = np.arange(draws) * window // draws
-
-    def starts(room: int) -> NDArray[np.int64]:
-        every = (np.arange(room // window + 1)[:, None] * window + shift).ravel()
-        return every[every <= room]
-
-    return _gather(dataset, segments, contract, starts, labels, source)
+    return planned(dataset, segments, contract, draws=draws, labels=labels, source=source).cut()
 
 
-def _gather(
+def planned(
     dataset: Dataset,
     segments: Sequence[Segment],
     contract: SignalContract,
-    starts_within: Callable[[int], NDArray[np.int64]],
-    labels: Sequence[str] | None,
-    source: NoiseSource,
-) -> Windows:
-    """Windows at `starts_within(room)` of every segment, where `room` is the last start that fits."""
-    names = dataset.labels if labels is None else tuple(labels)
-    plans: list[tuple[Segment, NDArray[np.int64], int]] = []
-    for segment in segments:
-        room = segment.stop - segment.start - contract.window
-        _check(dataset, segment, contract, names)
-        if room >= 0:
-            label = names.index(dataset.recordings[segment.recording].label)
-            plans.append((segment, starts_within(room), label))
-    total = sum(starts.size for _, starts, _ in plans)
-    if total == 0:
-        longest = max((segment.stop - segment.start for segment in segments), default=0)
-        raise InputError(
-            f"{dataset.spec} yields no window here",
-            got=f"{len(segments)} segments, the longest of {longest} samples",
-            expected=f"at least one of {contract.window} samples, the window",
-            hint="take longer recordings, another part of the split, or train with a shorter --window",
-        )
-    x = np.empty((total, len(contract.channels), contract.window), dtype=np.float32)
-    y = np.empty(total, dtype=np.int64)
-    cluster = np.empty(total, dtype=np.int64)
-    origin = np.empty(total, dtype=np.int64)
-    at = clusters = 0
-    for segment, starts, label in plans:
-        stretch = dataset.recordings[segment.recording].signal[:, segment.start : segment.stop]
-        views = np.lib.stride_tricks.sliding_window_view(stretch, contract.window, axis=1)
-        rows = slice(at, at + starts.size)
-        x[rows] = views[:, starts].swapaxes(0, 1)
-        y[rows] = label
-        cluster[rows] = clusters + starts // contract.window
-        origin[rows] = segment.recording
-        at += starts.size
-        clusters += (segment.stop - segment.start) // contract.window
-    # A source stands for the data set's recordings in their order: these are the windows' own.
-    return Windows(
-        x=x.reshape(total, *contract.shape), y=y, cluster=cluster, labels=names, source=source.select(origin)
-    )
+    *,
+    hop: int | None = None,
+    draws: int | None = None,
+    labels: Sequence[str] | None = None,
+    source: NoiseSource = NO_SOURCE,
+) -> WindowPlan:
+    """The windows of `cut` (with `hop`) or of `shifts` (with `draws`), cut when they are asked for.
+
+    Arguments and errors as there; without both, windows that do not overlap.
+    """
+    from drsn_edge.signals.window_plan import plan_windows, shift_starts
+
+    window = contract.window
+    if draws is not None and not 1 <= draws <= window:
+        raise UsageError("the number of draws cannot be used", got=draws, expected=f"1 to {window}, the window")
+    step = window if hop is None else hop
+    starts = (lambda room: np.arange(0, room + 1, step)) if draws is None else shift_starts(contract, draws)
+    return plan_windows(dataset, segments, contract, starts, labels=labels, source=source)
 
 
-def _check(dataset: Dataset, segment: Segment, contract: SignalContract, names: tuple[str, ...]) -> None:
+def check_segment(dataset: Dataset, segment: Segment, contract: SignalContract, names: tuple[str, ...]) -> None:
+    """Refuse a segment that is none, or whose recording does not keep the contract."""
     if not 0 <= segment.recording < len(dataset.recordings):
         raise InputError(
             f"a segment names a recording that {dataset.spec} does not have",
