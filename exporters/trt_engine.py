@@ -107,7 +107,9 @@ def build_engine(
             )
         plan = bytes(plan)
         layers = _layers(trt, logger, plan, said)
-    check_precision(layers, options.precision, strongly_typed=strongly_typed, expected=expected)
+    check_precision(
+        layers, options.precision, strongly_typed=strongly_typed, expected=expected, targets=options.targets
+    )
     return EngineBuild(
         plan=plan,
         backend="rtx" if is_rtx(trt) else "tensorrt",

@@ -128,6 +128,7 @@ def check_precision(
     *,
     strongly_typed: bool,
     expected: Mapping[str, Precision] | None = None,
+    targets: tuple[str, ...] = (),
 ) -> None:
     """Refuse an engine that is not what was asked for.
 
@@ -137,6 +138,7 @@ def check_precision(
         strongly_typed: A weakly typed builder may take FP32 for a single layer that was allowed FP16; never where the
             graph quantizes.
         expected: Precision per node of the graph, from the precision plan: each is checked.
+        targets: GPUs of the engine, where a builder was told some.
 
     Raises:
         BuildError: Another precision, or none that can be read.
@@ -156,7 +158,9 @@ def check_precision(
             f"the engine is not what was asked for: {precision}",
             got=f"convolutions and matrix products: {summary}",
             expected=f"{precision} only" if precision == "fp32" else f"{precision} convolutions",
-            hint="give the builder the graph of that precision (`graph_for`)",
+            hint="TensorRT for RTX computes INT8 graphs in floating point on sm75: build fp16 for it"
+            if precision == "int8" and "sm75" in targets
+            else "give the builder the graph of that precision (`graph_for`)",
         )
     wrong = []
     for node, wanted in (expected or {}).items():

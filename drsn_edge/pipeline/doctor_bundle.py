@@ -13,8 +13,8 @@ from drsn_edge.pipeline.build_plan import plan_build
 from drsn_edge.pipeline.engine_check import outdated_engines
 from drsn_edge.pipeline.engine_notes import engine_info
 from drsn_edge.pipeline.finding import Finding, Level
-from drsn_edge.runtime.plan import read_plan_header
-from drsn_edge.runtime.preflight import Here, preflight
+from drsn_edge.pipeline.variants import engine_reasons
+from drsn_edge.runtime.preflight import Here
 from drsn_edge.runtime.verification import unverified
 
 
@@ -71,9 +71,7 @@ def _room(bundle: Bundle) -> Iterator[Finding]:
 def _engines(bundle: Bundle, here: Here) -> Iterator[Finding]:
     infos = {key: engine_info(bundle, key) for key in bundle.engines()}
     old = outdated_engines(bundle, here)
-    reasons = {
-        key: preflight(read_plan_header(bundle.file(plan)), infos[key], here) for key, plan in bundle.engines().items()
-    }
+    reasons = {key: engine_reasons(bundle, key, here) for key in bundle.engines()}
     # A bundle may hold an engine for each of several devices: one that fits is enough.
     misfit: Level = "missing" if not all(reasons.values()) else "problem"
     for key, found in reasons.items():

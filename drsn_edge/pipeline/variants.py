@@ -149,6 +149,21 @@ def _engines(bundle: Bundle, stack: contextlib.ExitStack) -> list[Variant]:
     return list(found.values())
 
 
+def engine_reasons(bundle: Bundle, key: str, here: preflight.Here) -> list[str]:
+    """Why an engine of a bundle cannot run here, or is not of its graphs; empty where nothing is known against it."""
+    info, path = engine_info(bundle, key), bundle.file(bundle.engines()[key])
+    reasons = preflight.preflight(read_plan_header(path), info, here, plan=path)
+    made = info.get("onnx") or {}
+    name, sha256 = made.get("name"), made.get("sha256")
+    if sha256 is not None and (name not in bundle.files or bundle.files[name].sha256 != sha256):
+        have = f"sha256 {bundle.files[name].sha256[:12]}" if name in bundle.files else "no such graph"
+        reasons.append(
+            f"built from another model, {name} of sha256 {sha256[:12]}, here {have}: "
+            "rebuild it with `drsn-edge build BUNDLE`"
+        )
+    return reasons
+
+
 def open_engine(bundle: Bundle, key: str, stack: contextlib.ExitStack) -> Variant:
     """An engine of a bundle, open until `stack` ends, or why it cannot run here. Its verification is not asked for."""
     info, plan = engine_info(bundle, key), bundle.engines()[key]
@@ -156,14 +171,13 @@ def open_engine(bundle: Bundle, key: str, stack: contextlib.ExitStack) -> Varian
     here = preflight.describe_here()
     if here.device.device is None:
         return Variant(name, runner_name, None, f"no GPU: {here.device.reason}")
-    path = bundle.file(plan)
-    reasons = preflight.preflight(read_plan_header(path), info, here)
+    reasons = engine_reasons(bundle, key, here)
     if reasons:
         return Variant(name, runner_name, None, "; ".join(reasons))
     # A stripped plan gets its weights back from the graph that it was built from.
     stripped = (info.get("flags") or {}).get("stripped")
     options = {"weights": bundle.read(info["onnx"]["name"])} if stripped else {}
     try:
-        return Variant(name, runner_name, stack.enter_context(open_runner(runner_name, path, **options)))
+        return Variant(name, runner_name, stack.enter_context(open_runner(runner_name, bundle.file(plan), **options)))
     except DrsnError as error:
         return Variant(name, runner_name, None, f"{error.what}: {error.got}" if error.got else error.what)

@@ -27,7 +27,7 @@ def check_engine_info(info: Mapping[str, Any], *, where: object) -> None:
     if info.get("format_version") != FORMAT_VERSION:
         raise InputError(
             f"{where} has another format version", got=info.get("format_version"), expected=FORMAT_VERSION,
-            hint="build the engine again: drsn-edge build BUNDLE",
+            hint="build the engine again, or install the drsn-edge that wrote it: drsn-edge build BUNDLE",
         )  # fmt: skip
     targets, flags = info.get("targets"), info.get("flags", {})
     checks = {
@@ -36,7 +36,9 @@ def check_engine_info(info: Mapping[str, Any], *, where: object) -> None:
         "version": (_text(info.get("version"), _VERSION), "a version such as 10.3.0"),
         "targets": (isinstance(targets, list) and all(_text(item, _TARGET) for item in targets), "a list of smNN"),
         "sm": (info.get("sm") is None or _text(info.get("sm"), _TARGET), "smNN, or null"),
-        "flags": (isinstance(flags, Mapping), "an object"),
+        "flags": (isinstance(flags, Mapping) and _texts(flags.get("set", [])), "an object; set: a list of texts"),
+        "plan": (_fields(info.get("plan"), sha256=str, size=int), "sha256 and size, or nothing"),
+        "onnx": (_fields(info.get("onnx"), name=str, sha256=str), "name and sha256, or nothing"),
         "verified": (isinstance(info.get("verified", {}) or {}, Mapping), "an object, or null"),
     } | {
         name: (info.get(name) is None or isinstance(info[name], str), "a text, or null")
@@ -45,6 +47,17 @@ def check_engine_info(info: Mapping[str, Any], *, where: object) -> None:
     for name, (good, expected) in checks.items():
         if not good:
             raise InputError(f"{where} has a bad {name}", got=repr(info.get(name))[:200], expected=expected)
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _fields(value: object, **kinds: type) -> bool:
+    """Nothing, or an object with these fields of these kinds."""
+    if value is None:
+        return True
+    return isinstance(value, Mapping) and all(isinstance(value.get(name), kind) for name, kind in kinds.items())
 
 
 def _text(value: object, pattern: re.Pattern[str]) -> bool:

@@ -27,12 +27,14 @@ class PlanHeader:
         version: Of the library that wrote it, `major.minor.patch.build`; None where it is not known.
         targets: The GPUs that it was built for; None where the header does not say.
         notes: What is odd about it.
+        size: Of the whole plan in bytes, as it says itself; None where the header does not.
     """
 
     kind: Literal["tensorrt", "tensorrt-rtx", "unknown"]
     version: str | None = None
     targets: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+    size: int | None = None
 
     def __str__(self) -> str:
         text = {"tensorrt": "a plan of TensorRT", "tensorrt-rtx": "a plan of TensorRT for RTX"}.get(
@@ -67,9 +69,9 @@ def read_plan_header(plan: bytes | Path) -> PlanHeader:
         return PlanHeader(kind, notes=(f"cut off after {len(plan)} bytes",))
     major, minor, patch, build = plan[24:28]
     if kind == "tensorrt-rtx":
-        (mask,) = struct.unpack_from("<Q", plan, 32)
+        (size,), (mask,) = struct.unpack_from("<Q", plan, 16), struct.unpack_from("<Q", plan, 32)
         targets = tuple(name for bit, name in _RTX_TARGETS.items() if mask & bit)
-        return PlanHeader(kind, f"{major}.{minor}.{patch}.{build}", targets or None)
+        return PlanHeader(kind, f"{major}.{minor}.{patch}.{build}", targets or None, size=size or None)
     (layout,) = struct.unpack_from("<I", plan, 4)
     if layout != 0 or major < 10:
         # TensorRT 8 writes the same tag; where it keeps its version was not verified.

@@ -11,10 +11,12 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from drsn_edge.errors import MissingDependency
 from drsn_edge.extras import available, install_hint, require
+from drsn_edge.files import sha256_bytes, sha256_file
 from drsn_edge.runtime.driver import DeviceProbe, probe_device
 from drsn_edge.runtime.plan import PlanHeader, read_plan_header
 
@@ -99,14 +101,20 @@ def this_platform() -> str:
     return f"{platform.system()}-{platform.machine()}".lower()
 
 
-def preflight(header: PlanHeader, sidecar: Mapping[str, Any], here: Here) -> list[str]:
+def preflight(
+    header: PlanHeader, sidecar: Mapping[str, Any], here: Here, *, plan: Path | bytes | None = None
+) -> list[str]:
     """Reasons why a plan cannot run here; empty where none is known.
 
     Args:
         header: Of the plan; its word counts before the sidecar's.
         sidecar: The content of `engine.json`; may be empty, as for a plan made by trtexec.
         here: This machine.
+        plan: The plan itself, to see whether it is whole and the one that the sidecar describes.
     """
+    damage = [] if plan is None else _damage(header, sidecar, plan)
+    if damage:
+        return damage
     kind = header.kind if header.kind != "unknown" else str(sidecar.get("runner", "unknown"))
     if kind not in BACKENDS:
         return [f"{header}: give an engine that `drsn-edge build` or trtexec made"]
@@ -115,6 +123,9 @@ def preflight(header: PlanHeader, sidecar: Mapping[str, Any], here: Here) -> lis
     built = header.version or sidecar.get("version")
     if sidecar.get("platform") not in (None, here.platform):
         reasons.append(f"built on {sidecar['platform']}, here {here.platform}: {_REBUILD}")
+    set_flags = set(sidecar.get("flags", {}).get("set", ()))
+    if "VERSION_COMPATIBLE" in set_flags and "EXCLUDE_LEAN_RUNTIME" not in set_flags:
+        reasons.append(HOST_CODE)
     backend = here.backends.get(kind)
     if backend is None or backend.version is None or backend.problem is not None:
         problem = backend.problem if backend else "it is not installed"
@@ -133,6 +144,25 @@ def preflight(header: PlanHeader, sidecar: Mapping[str, Any], here: Here) -> lis
     return reasons
 
 
+def _damage(header: PlanHeader, sidecar: Mapping[str, Any], plan: Path | bytes) -> list[str]:
+    """Whether a plan is whole, and the one that is described."""
+    described = sidecar.get("plan") or {}
+    size = len(plan) if isinstance(plan, bytes) else plan.stat().st_size
+    for wanted in (header.size, described.get("size")):
+        if wanted is not None and size != wanted:
+            return [f"the plan has {size} bytes instead of {wanted}: copy it again, or {_REBUILD}"]
+    if "sha256" in described:
+        found = sha256_bytes(plan) if isinstance(plan, bytes) else sha256_file(plan)
+        if found != described["sha256"]:
+            other = f"sha256 {found[:12]} instead of {described['sha256'][:12]}"
+            return [f"the plan is not the one that engine.json describes ({other}): copy both again, or {_REBUILD}"]
+    return []
+
+
+HOST_CODE = (
+    "the plan holds native code (a lean runtime), which is not run: build it with `drsn-edge build "
+    "--version-compatible`, or trtexec --versionCompatible --excludeLeanRuntime"
+)
 _REBUILD = "rebuild it here with `drsn-edge build BUNDLE`"
 
 

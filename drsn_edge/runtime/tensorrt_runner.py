@@ -17,8 +17,11 @@ from numpy.typing import NDArray
 
 from drsn_edge.errors import DrsnError, InputError, UsageError
 from drsn_edge.extras import require
-from drsn_edge.runtime.cuda import Stream, use_device
+from drsn_edge.files import read_json
+from drsn_edge.runtime.cuda import DeviceInfo, DeviceProbe, Stream, use_device
+from drsn_edge.runtime.engine_info import check_engine_info
 from drsn_edge.runtime.plan import read_plan_header
+from drsn_edge.runtime.preflight import HOST_CODE, BackendInfo, Here, preflight, this_platform
 from drsn_edge.runtime.runner import Runner
 from drsn_edge.runtime.trt_lane import Lane
 from drsn_edge.runtime.trt_log import MessageLog, error_text, trt_logger
@@ -103,6 +106,8 @@ class TensorRTRunner(Runner):
         plan = self._path.read_bytes()
         device = use_device()  # before any object of TensorRT: without a driver those crash
         self._trt = require(self.module, purpose="running a TensorRT engine")
+        title = f"{self.module} {self._trt.__version__} on {device.name} ({device.sm})"
+        self._preflight(plan, title, device)
         logger, self._log = trt_logger(self._trt)
         with self._log.record() as said:
             # Whether plans may hold code that runs on the CPU is left as it is by default: they may not.
@@ -112,11 +117,12 @@ class TensorRTRunner(Runner):
             self._engine = self._runtime.deserialize_cuda_engine(plan)
             if self._engine is None:
                 raise InputError(
-                    f"{self.module} {self._trt.__version__} on {device.name} ({device.sm}) does not take the engine",
-                    got=f"{self._path}, {read_plan_header(plan)}: {error_text(said)}",
+                    f"{title} does not take the engine",
+                    got=HOST_CODE if "HostCodeAllowed" in error_text(said)
+                    else f"{self._path}, {read_plan_header(plan)}: {error_text(said)}",
                     expected="an engine built for this TensorRT and this GPU",
                     hint="rebuild it here: drsn-edge build BUNDLE",
-                )
+                )  # fmt: skip
         if self._weights is not None:
             refit(self._trt, self._engine, logger, log=self._log, weights=self._weights)
         inputs, outputs = engine_tensors(self._trt, self._engine)
@@ -135,6 +141,37 @@ class TensorRTRunner(Runner):
             )
             self._lanes.append(lane)
             self._free.put(lane)
+
+    def _preflight(self, plan: bytes, title: str, device: DeviceInfo) -> None:
+        """Refuse a plan that cannot work, in words, before TensorRT is asked; what is not known is left to it.
+
+        Raises:
+            InputError: Its header or the `engine.json` beside it says so.
+        """
+        header, beside = read_plan_header(plan), self._path.with_name("engine.json")
+        sidecar = read_json(beside, what="the description of the engine") if beside.is_file() else {}
+        if sidecar:
+            check_engine_info(sidecar, where=beside)
+        elif header.kind == "unknown":
+            return
+        # A lean runtime brings its own version.
+        version = header.version if self._lean_runtime is not None else str(self._trt.__version__)
+        here = Here(
+            {self.name: BackendInfo(self.name, version or str(self._trt.__version__))},
+            DeviceProbe(device),
+            this_platform(),
+        )
+        if header.kind not in ("unknown", self.name):
+            reasons = [f"{header}, which the {header.kind} runner takes"]
+        else:
+            reasons = preflight(header, sidecar, here, plan=plan)
+        if reasons:
+            raise InputError(
+                f"{title} does not take the engine",
+                got=f"{self._path}: {'; '.join(reasons)}",
+                expected="an engine built for this TensorRT and this GPU",
+                hint="rebuild it here: drsn-edge build BUNDLE",
+            )
 
     def _context(self, stream: Stream) -> Any:
         """A context on the engine's profile; None where another one has taken it and cannot share it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from drsn_edge.errors import InputError
 from drsn_edge.runtime.runner import TensorSpec
 
 # trt.nptype is not used: in 8.x it reads np.bool, which NumPy 1.24 to 1.26 lack.
@@ -39,9 +40,20 @@ def engine_tensors(trt: Any, engine: Any) -> tuple[list[TensorSpec], list[Tensor
 
 
 def profile_limits(engine: Any, spec: TensorSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The smallest and the largest shape of an input that the engine takes."""
+    """The smallest and the largest shape of an input that the engine takes.
+
+    Raises:
+        InputError: Its batch is free, and the engine has no profile that says how large it may be.
+    """
     if all(isinstance(size, int) for size in spec.shape):
         fixed = tuple(int(size) for size in spec.shape)
         return fixed, fixed
-    smallest, _, largest = engine.get_tensor_profile_shape(spec.name, 0)
-    return tuple(smallest), tuple(largest)
+    shapes = [tuple(shape) for shape in engine.get_tensor_profile_shape(spec.name, 0)]
+    if len(shapes) != 3 or any(len(shape) != len(spec.shape) for shape in shapes):
+        raise InputError(
+            f"the engine has no profile for its input {spec.name}",
+            got=f"{spec}, profile {shapes}",
+            expected="smallest, best and largest shape",
+            hint="build it with a profile: drsn-edge build, or trtexec --minShapes --optShapes --maxShapes",
+        )
+    return shapes[0], shapes[2]

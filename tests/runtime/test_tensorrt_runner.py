@@ -127,15 +127,27 @@ def test_refuses_batches_outside_of_the_profile(batch: int, tensorrt: Install, p
 
 
 def test_a_plan_for_another_tensorrt_says_what_it_is(tensorrt: Install, tmp_path: Path, machine: FakeCuda) -> None:
-    tensorrt("10.3")
+    trt = tensorrt("10.3")
     path = tmp_path / "model.engine"
     path.write_bytes(b"ftrt" + bytes(20) + bytes([10, 16, 1, 11]) + bytes(64))
     with pytest.raises(InputError) as error, TensorRTRunner(path):
         pass
     assert error.value.what == "tensorrt 10.3.0 on Test GPU (sm86) does not take the engine"
-    assert "a plan of TensorRT 10.16.1.11" in str(error.value.got)
-    assert "not compatible with this version" in str(error.value.got)
+    assert "built for TensorRT 10.16.1.11, here 10.3.0: rebuild it here" in str(error.value.got)
+    assert trt.calls == [], "TensorRT is not even asked"
     assert error.value.hint == "rebuild it here: drsn-edge build BUNDLE"
+
+
+def test_a_plan_that_says_nothing_of_itself_is_left_to_tensorrt(
+    tensorrt: Install, tmp_path: Path, machine: FakeCuda
+) -> None:
+    tensorrt("10.3")
+    path = tmp_path / "model.engine"
+    path.write_bytes(b"????" + bytes(90))
+    with pytest.raises(InputError) as error, TensorRTRunner(path):
+        pass
+    assert "not a plan that is recognised" in str(error.value.got)
+    assert "not compatible with this version" in str(error.value.got)
 
 
 def test_absent_plan(tmp_path: Path) -> None:

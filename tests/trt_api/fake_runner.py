@@ -29,7 +29,7 @@ class FakeRuntime:
     Attributes:
         trt: The module.
         calls: What it was asked, in order.
-        plan: The plan that it takes.
+        plan: The plan that it takes, and what it says of every other.
         profile: Smallest, best and largest shape of `x`.
         executes: Whether calls work.
         shares_profiles: Whether several contexts can have the one profile: since 10, in 8.6 only if built so.
@@ -45,6 +45,7 @@ class FakeRuntime:
         self.shares_profiles = generation != "8.6"
         self.contexts = 0
         self.plan = b"plan of " + generation.encode()
+        self.complaint = "The engine plan file is not compatible with this version of TensorRT"
         self.cache: list[bytes] = []
         self.refits: list[bytes] = []
         self.refit_error, self.missing_weights, self.refittable = "", (), False
@@ -182,7 +183,7 @@ def behaviours(fake: FakeRuntime) -> dict[str, type]:
         def deserialize_cuda_engine(self, plan: bytes) -> Any:
             calls.append("deserialize_cuda_engine")
             if plan != fake.plan:
-                fake.say("ERROR", "The engine plan file is not compatible with this version of TensorRT")
+                fake.say("ERROR", fake.complaint)
                 return None
             fake.contexts = 0
             return make("ICudaEngine", refittable=fake.refittable)

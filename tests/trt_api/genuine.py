@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import importlib.machinery
 import types
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -29,7 +30,7 @@ def module(name: str, table: Mapping[str, Any], behaviours: Mapping[str, type]) 
         AssertionError: Behaviour for a class that this version does not have is left out; nothing else can be wrong.
     """
     made = types.ModuleType(name)
-    vars(made)["__version__"] = table["version"]
+    vars(made).update(__version__=table["version"], __spec__=importlib.machinery.ModuleSpec(name, None))
     for title, attributes in table["classes"].items():
         setattr(made, title, project(title, attributes, behaviours.get(title)))
     for title, members in table["enums"].items():
