@@ -7,7 +7,7 @@ decides otherwise. A verdict holds for one GPU, one driver and one version of th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
@@ -61,12 +61,11 @@ class Verification:
     max_abs: float | None
     top1_agreement: float | None
     windows: int
-    at: str = ""
+    at: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
     def to_json(self) -> dict[str, Any]:
         """The value of `verified` in `engine.json`."""
-        at = self.at or datetime.now(timezone.utc).isoformat(timespec="seconds")
-        return {**asdict(self), "at": at}
+        return asdict(self)
 
 
 def unverified(sidecar: Mapping[str, Any], here: Here) -> str | None:
