@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from drsn_edge.pipeline.export import ExportOptions as ExportOptions
     from drsn_edge.pipeline.export import export as export
     from drsn_edge.pipeline.inspect import inspect as inspect
+    from drsn_edge.pipeline.push import push as push
+    from drsn_edge.pipeline.receive import receive as receive
     from drsn_edge.pipeline.study import study as study
     from drsn_edge.pipeline.study_result import summarise_study as summarise_study
     from drsn_edge.pipeline.survey import data as data
@@ -38,6 +40,8 @@ _PUBLIC = {
     "doctor": "drsn_edge.pipeline.doctor",
     "export": "drsn_edge.pipeline.export",
     "inspect": "drsn_edge.pipeline.inspect",
+    "push": "drsn_edge.pipeline.push",
+    "receive": "drsn_edge.pipeline.receive",
     "study": "drsn_edge.pipeline.study",
     "summarise_study": "drsn_edge.pipeline.study_result",
     "train": "drsn_edge.pipeline.train",
@@ -56,6 +60,8 @@ __all__ = [
     "doctor",
     "export",
     "inspect",
+    "push",
+    "receive",
     "study",
     "summarise_study",
     "train",

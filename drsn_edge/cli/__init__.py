@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from drsn_edge._version import __version__
-from drsn_edge.cli import build, data, demo, doctor, export, inspect, study, train, verify
+from drsn_edge.cli import build, data, demo, doctor, export, inspect, push, receive, study, train, verify
 from drsn_edge.cli.ui import Command
 
 app = typer.Typer(
@@ -15,11 +15,12 @@ app = typer.Typer(
     help="Deep residual shrinkage networks, from training to a checked TensorRT engine.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    # Plain help: typer's rich one imports a parser of markdown, for three times what all else of `--help` takes.
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 
-for module in (demo, train, export, build, verify, inspect, study, doctor, data):
+for module in (demo, train, export, build, verify, inspect, study, doctor, data, push, receive):
     app.command(name=module.__name__.rpartition(".")[2], cls=Command, epilog=module.EPILOG)(module.command)
 
 

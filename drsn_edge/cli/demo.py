@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from drsn_edge.bundle import REPORT
 from drsn_edge.cli import options as common
 from drsn_edge.cli.ui import session
 from drsn_edge.errors import OutOfTolerance
@@ -34,6 +33,7 @@ def command(
 ) -> None:
     """Go the whole way once on made-up vibration: train, export, build, verify, report."""
     with session(json=json, quiet=quiet, debug=debug) as ui:
+        from drsn_edge.bundle import REPORT
         from drsn_edge.cli.tables import export_table, training_table
         from drsn_edge.pipeline.demo import EPOCHS, check_demo, demo
 

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from drsn_edge.bundle import REPORT
 from drsn_edge.cli import options as common
 from drsn_edge.cli.ui import session
 from drsn_edge.errors import OutOfTolerance
@@ -67,6 +66,7 @@ def command(
 ) -> None:
     """Make the graphs, the engine if a builder is at hand, the parity check and the report: one bundle."""
     with session(json=json, quiet=quiet, debug=debug) as ui:
+        from drsn_edge.bundle import REPORT
         from drsn_edge.pipeline.export import ExportOptions, check_export, export
 
         options = ExportOptions(

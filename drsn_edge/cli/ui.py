@@ -189,4 +189,4 @@ class Command(TyperCommand):
         finally:
             self.epilog = examples
         if examples:
-            typer.echo(textwrap.indent(textwrap.dedent(examples).strip("\n"), " ") + "\n")
+            formatter.write("\n" + textwrap.dedent(examples).strip("\n") + "\n")

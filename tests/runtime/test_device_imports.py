@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 BLOCKED = ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "scipy", "matplotlib")
+ROOT = Path(__file__).parents[2]
+# Parts that run on a device, and the builder of engines.
+PARTS = ("runtime", "parity", "signals", "stream")
 MODULES = (
-    "drsn_edge.runtime",
-    "drsn_edge.runtime.cuda",
-    "drsn_edge.runtime.driver",
-    "drsn_edge.runtime.onnxruntime_runner",
-    "drsn_edge.runtime.plan",
-    "drsn_edge.runtime.preflight",
-    "drsn_edge.runtime.rtx_runner",
-    "drsn_edge.runtime.tensorrt_runner",
-    "drsn_edge.runtime.trt_log",
-    "drsn_edge.exporters.trt_engine",
-    "drsn_edge.exporters.trt_sidecar",
+    "drsn_edge.bundle",
+    "drsn_edge.golden",
+    *sorted(
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for part in PARTS
+        for path in (ROOT / "drsn_edge" / part).rglob("*.py")
+    ),
+    *sorted(f"drsn_edge.exporters.{path.stem}" for path in (ROOT / "exporters").glob("trt_*.py")),
+    *(f"drsn_edge.pipeline.{name}" for name in ("build", "doctor", "engine_check", "inspect", "verify")),
+    "drsn_edge.cli",
 )
 SCRIPT = """
 import importlib, sys
@@ -42,6 +45,12 @@ def python(script: str) -> subprocess.CompletedProcess[str]:
     header = f"BLOCKED = {BLOCKED!r}\nMODULES = {MODULES!r}\n"
     command = [sys.executable, "-W", "error", "-c", header + script]
     return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_every_part_is_looked_at() -> None:
+    for name in ("runtime.verification", "parity.gate", "signals.readers.mat5", "signals.datasets.cwru"):
+        assert f"drsn_edge.{name}" in MODULES
+    assert len(MODULES) > 60
 
 
 def test_runtime_and_engine_builder_need_neither_torch_nor_onnx() -> None:
