@@ -54,7 +54,8 @@ def command(
     confusion: Annotated[
         str | None, typer.Option(metavar="SNR,...", help="Where confusion is shown, e.g. -6,0,clean.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one for each core by default.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one for each core or GPU.")] = None,
+    device: common.Device = "auto",
     summarise: Annotated[
         Path | None, typer.Option("--summarise", metavar="DIR", help="Rebuild the results of a study, and stop.")
     ] = None,
@@ -100,6 +101,7 @@ def command(
                 where=common.parse_where(where, load),
                 confusion=shown,
                 workers=workers,
+                device=device,
                 dry_run=dry_run,
                 progress=ui.progress,
             )

@@ -33,6 +33,7 @@ def study(
     where: Mapping[str, str] | None = None,
     confusion: Sequence[float | None] | None = None,
     workers: int | None = None,
+    device: str = "auto",
     dry_run: bool = False,
     progress: Progress = SILENT,
 ) -> StudyResult:
@@ -49,8 +50,9 @@ def study(
         where: Only recordings of these groups.
         confusion: Ratios whose decisions are shown class by class, None for clean; by default clean, 0 dB and the
             lowest trained ratio.
-        workers: Processes, one thread each; by default one for each core. They are spawned: a script needs the usual
-            `if __name__ == "__main__":`.
+        workers: Processes, one thread each; by default one for each core, or for each GPU. They are spawned: a script
+            needs the usual `if __name__ == "__main__":`.
+        device: `cpu`, `cuda`, or `auto` for GPUs where there are any; workers take them in turn.
         dry_run: Check everything, train and write nothing.
         progress: Told of epochs and cells.
 
@@ -59,6 +61,7 @@ def study(
         InputError: Data that cannot be used.
         DrsnError: The first error of a cell, after all others have been made.
         MissingDependency: torch is not installed.
+        MissingDevice: No GPU where one was asked for.
     """
     require("torch", "safetensors", purpose="training")
     options = options or StudyOptions()
@@ -68,7 +71,9 @@ def study(
     folds, epochs, notes = _check_data(data, options)
     options = dataclasses.replace(options, epochs=epochs)
     grid = options.cells(folds)
-    identity = _identity(data, options)
+    gpus = _gpus(device)
+    # Another device draws other noise.
+    identity = _identity(data, options) | ({"device": "cuda"} if gpus else {})
     config = {
         "dataset": dataset,
         "where": dict(where or {}),
@@ -83,8 +88,9 @@ def study(
     (out / CELLS).mkdir(parents=True, exist_ok=True)
     with _locked(out):
         write_json(out / CONFIG, {"format_version": FORMAT, "planned": len(grid), **config})
-        setup = Setup(dataset, tuple(sorted((where or {}).items())), options, out)
-        _run(setup, todo, grid, min(workers or usable_cpus(), max(len(todo), 1)), config, confusion, notes, progress)
+        setup = Setup(dataset, tuple(sorted((where or {}).items())), options, out, "cuda" if gpus else "cpu")
+        count = min(workers or gpus or usable_cpus(), max(len(todo), 1))
+        _run(setup, todo, grid, count, gpus, config, confusion, notes, progress)
         with contextlib.suppress(OSError):  # the state of cells that were begun and are not in this grid
             (out / WORK).rmdir()
         return write_results(gather(out, config, len(grid), confusion, notes))
@@ -95,6 +101,7 @@ def _run(
     todo: Sequence[Cell],
     grid: Sequence[Cell],
     workers: int,
+    gpus: int,
     config: Mapping[str, Any],
     confusion: Sequence[float | None] | None,
     notes: tuple[str, ...],
@@ -117,7 +124,7 @@ def _run(
             write_json(setup.out / RESULT, partial.to_json())
             step.advance(0, note=f"{finished} of {len(grid)} cells, {cell.key}")
 
-        failures = run_jobs(todo, run_cell, setup, workers=workers, on_message=epochs, on_done=end)
+        failures = run_jobs(todo, run_cell, setup, workers=workers, gpus=gpus, on_message=epochs, on_done=end)
     if failures:
         error = failures[0].error
         raise type(error)(
@@ -126,6 +133,15 @@ def _run(
             expected=error.expected,
             hint=error.hint or "the other cells are kept: give the command again to try these once more",
         )
+
+
+def _gpus(device: str) -> int:
+    """How many GPUs make cells; 0 for the CPU."""
+    import torch
+
+    from drsn_edge.training.compute import find_device
+
+    return torch.cuda.device_count() if find_device(device).type == "cuda" else 0
 
 
 def _check_data(data: Dataset, options: StudyOptions) -> tuple[tuple[int, ...], int, tuple[str, ...]]:

@@ -23,6 +23,8 @@ from drsn_edge.training.study import Cell, StudyOptions
 from drsn_edge.training.workers import Tell
 
 if TYPE_CHECKING:
+    import torch
+
     from drsn_edge.model.network import Network
     from drsn_edge.training.options import FitOptions
     from drsn_edge.training.records import FitResult
@@ -39,12 +41,14 @@ class Setup:
         where: Group values that recordings were chosen by, as pairs.
         options: With `epochs` given.
         out: Folder of the study.
+        device: Where cells are made, `cpu` or `cuda`.
     """
 
     dataset: str
     where: tuple[tuple[str, str], ...]
     options: StudyOptions
     out: Path
+    device: str = "cpu"
 
 
 def cell_file(out: Path, cell: Cell) -> Path:
@@ -62,16 +66,20 @@ def run_cell(setup: Setup, cell: Cell, tell: Tell) -> None:
     """
     import torch
 
+    from drsn_edge.training.compute import find_device
     from drsn_edge.training.confidence import temperature_of
     from drsn_edge.training.evaluate import evaluate
 
     torch.set_num_threads(1)  # one core for each worker
     options = setup.options
+    place = find_device(setup.device)
     data, parts, windows = _prepared(setup, cell.fold, cell.seed)
     work = setup.out / WORK / cell.key
     fitting = fit_options(options, cell)
     began = time.perf_counter()
-    network, result = _fit(data, parts, windows, cell, preset=options.preset, options=fitting, work=work, tell=tell)
+    network, result = _fit(
+        data, parts, windows, cell, preset=options.preset, options=fitting, work=work, tell=tell, place=place
+    )
     temperature = temperature_of(network, windows["validation"], fitting).value
     trained = time.perf_counter()
     scores = evaluate(
@@ -142,12 +150,13 @@ def _fit(
     options: FitOptions,
     work: Path,
     tell: Tell,
+    place: torch.device,
 ) -> tuple[Network, FitResult]:
     from drsn_edge.training.loop import fit
     from drsn_edge.training.state import STATE, State
 
     def attempt(*, resume: bool) -> tuple[Network, FitResult]:
-        network = new_network(data, parts, model=cell.model, preset=preset, seed=cell.seed)
+        network = new_network(data, parts, model=cell.model, preset=preset, seed=cell.seed).to(place)
         watch = _Epochs(tell)
         result = fit(
             network,

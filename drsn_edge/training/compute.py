@@ -140,33 +140,34 @@ class TrainStep:
         Raises:
             MissingDependency: What `torch.compile` needs is not there.
         """
+        if not self.compute.compile:
+            return self._step(x, target, total)
+        from torch._dynamo.exc import TorchDynamoException
+
+        try:
+            if self.device.type == "cuda":
+                torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+            return self._step(x, target, total)
+        except TorchDynamoException as error:  # forward is compiled at the first call, backward at its first pass
+            raise MissingDependency(
+                "the network cannot be compiled",
+                got=" ".join(str(error).split("\n")[:2]),
+                expected="a C++ compiler for a CPU, Triton for a GPU, and a whole cache of PyTorch's compiler",
+                hint="install g++ (CPU) or a PyTorch with Triton (GPU); delete the cache (/tmp/torchinductor_USER, or "
+                "TORCHINDUCTOR_CACHE_DIR) after a compilation that was killed; or leave --compile out",
+            ) from error
+
+    def _step(self, x: Tensor, target: Tensor, total: int) -> tuple[Tensor, Tensor]:
         self.optimizer.zero_grad(set_to_none=True)
         amp = self.compute.amp
         with torch.autocast(self.device.type, dtype=_TYPES.get(amp), enabled=amp != "none"):
-            logits = self._logits(x)
+            logits = self._forward(x)
             loss = F.cross_entropy(logits, target, reduction="sum")
         self.scaler.scale(loss / total).backward()  # type: ignore[no-untyped-call]
         self.processes.sum_gradients(self.network)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return loss.detach(), (logits.detach().argmax(dim=1) == target).sum()
-
-    def _logits(self, x: Tensor) -> Tensor:
-        if not self.compute.compile:
-            return self._forward(x)
-        from torch._dynamo.exc import TorchDynamoException
-
-        try:
-            if self.device.type == "cuda":
-                torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-            return self._forward(x)
-        except TorchDynamoException as error:
-            raise MissingDependency(
-                "the network cannot be compiled",
-                got=" ".join(str(error).split("\n")[:2]),
-                expected="a C++ compiler for a CPU, Triton for a GPU",
-                hint="install g++ (CPU) or a PyTorch with Triton (GPU), or leave --compile out",
-            ) from error
 
     def state_dict(self) -> dict[str, Any]:
         """Of the optimiser, and in FP16 of the scale."""

@@ -40,6 +40,7 @@ def run_jobs(
     setup: Any,
     *,
     workers: int,
+    gpus: int = 0,
     on_message: Callable[[J, Any], None],
     on_done: Callable[[J], None],
 ) -> list[Failure[J]]:
@@ -55,6 +56,7 @@ def run_jobs(
             message back.
         setup: Picklable; the same for every job.
         workers: At most so many processes.
+        gpus: Processes share so many GPUs in turn: `find_device` gives each its own.
         on_message: Called here with the job and the message.
         on_done: Called here after a job has ended well.
 
@@ -67,7 +69,8 @@ def run_jobs(
     with _pool() as pool:
         while queue or any(worker.job is not None for worker in pool):
             while queue and len(pool) < workers:
-                pool.append(_Worker(work, setup))
+                free = min(set(range(workers)) - {worker.place for worker in pool})
+                pool.append(_Worker(work, setup, place=free, gpus=gpus))
             for worker in pool:
                 if worker.job is None and queue:
                     worker.give(queue[0], jobs[queue.popleft()])
@@ -105,10 +108,13 @@ def run_jobs(
 class _Worker:
     """A process, the line to it, and the job that it has."""
 
-    def __init__(self, work: Work, setup: Any) -> None:
+    def __init__(self, work: Work, setup: Any, *, place: int, gpus: int) -> None:
+        self.place = place
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process: SpawnProcess = context.Process(target=_serve, args=(theirs, work, setup), daemon=True)
+        self.process: SpawnProcess = context.Process(
+            target=_serve, args=(theirs, work, setup, place % max(gpus, 1)), daemon=True
+        )
         self.process.start()
         theirs.close()  # or the end of the process would not be the end of the line
         self.job: int | None = None
@@ -150,8 +156,9 @@ def _pool() -> Iterator[list[_Worker]]:
                 worker.process.join()
 
 
-def _serve(connection: Connection, work: Work, setup: Any) -> None:
+def _serve(connection: Connection, work: Work, setup: Any, gpu: int = 0) -> None:
     """The worker: job after job until the line ends."""
+    os.environ["LOCAL_RANK"] = str(gpu)  # as torchrun says it
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
     connection.send(("hello", None))

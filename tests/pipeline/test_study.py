@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from drsn_edge.errors import InputError, MissingDependency, UsageError
+from drsn_edge.errors import InputError, MissingDependency, MissingDevice, UsageError
 from drsn_edge.pipeline.study import study
 from drsn_edge.pipeline.study_result import StudyResult, summarise_study
 from drsn_edge.pipeline.train import train
@@ -271,6 +272,34 @@ def test_a_dry_run_checks_and_writes_nothing(dataset: str, tmp_path: Path, out: 
     with pytest.raises(UsageError, match=r"(?s)workers.*0.*at least 1"):
         study(dataset, out=tmp_path / "none", options=OPTIONS, workers=0)
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_where_cells_are_made(dataset: str, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MissingDevice, match=r"(?s)finds no GPU.*--device cuda.*--device cpu"):
+        study(dataset, out=tmp_path / "none", options=OPTIONS, device="cuda", dry_run=True)
+    with pytest.raises(UsageError, match=r"(?s)tpu.*auto, cpu, cuda"):
+        study(dataset, out=tmp_path / "none", options=OPTIONS, device="tpu", dry_run=True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    given: dict[str, Any] = {}
+
+    class Enough(Exception):
+        pass
+
+    def jobs(*arguments: Any, **options: Any) -> None:
+        given.update(options)
+        raise Enough
+
+    monkeypatch.setattr("drsn_edge.pipeline.study.run_jobs", jobs)
+    with pytest.raises(Enough):
+        study(dataset, out=tmp_path / "gpu", options=OPTIONS)
+    assert json.loads((tmp_path / "gpu" / "config.json").read_text())["identity"]["device"] == "cuda"
+    assert (given["workers"], given["gpus"]) == (4, 4)
+    with pytest.raises(UsageError, match=r"(?s)another configuration.*device = cuda.*device = None"):
+        study(dataset, out=out, options=OPTIONS, dry_run=True)
+    assert "device" not in study(dataset, out=out, options=OPTIONS, device="cpu", dry_run=True).config["identity"]
 
 
 def test_cells_that_fail_are_named_and_the_others_kept(dataset: str, tmp_path: Path) -> None:

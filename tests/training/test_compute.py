@@ -156,26 +156,41 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
         find_device("cuda")
 
 
-def test_a_compiler_that_is_not_there(
-    make_windows: MakeWindows, make_network: MakeNetwork, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("when", ["forward", "backward"])
+def test_a_compiler_that_fails(
+    when: str, make_windows: MakeWindows, make_network: MakeNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from torch._dynamo.exc import BackendCompilerFailed
+    from torch._inductor.exc import InductorError
+
+    assert issubclass(InductorError, BackendCompilerFailed)  # half a file in the cache, which a killed process left
+
+    def fail(*arguments: object) -> Tensor:
+        raise BackendCompilerFailed(SimpleNamespace(__name__="inductor"), RuntimeError("no g++"), None)
 
     def broken(network: Network, **options: object) -> Callable[[Tensor], Tensor]:
         def forward(x: Tensor) -> Tensor:
-            raise BackendCompilerFailed(SimpleNamespace(__name__="inductor"), RuntimeError("no g++"), None)
+            if when == "forward":
+                fail()
+            logits: Tensor = network(x)
+            logits.register_hook(fail)
+            return logits
 
         return forward
 
     monkeypatch.setattr(torch, "compile", broken)
-    with pytest.raises(MissingDependency, match=r"(?s)cannot be compiled.*no g\+\+.*C\+\+ compiler.*leave --compile"):
+    words = r"(?s)cannot be compiled.*no g\+\+.*C\+\+ compiler.*delete the cache.*leave --compile"
+    with pytest.raises(MissingDependency, match=words):
         fit(make_network(), make_windows(), make_windows(), options=OPTIONS, compute=Compute(compile=True))
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of PyTorch, about what its compiler uses itself
 @pytest.mark.parametrize("model", ["resnet", "drsn-cw"])
-def test_a_compiled_network_learns_the_same(model: str, make_windows: MakeWindows, make_network: MakeNetwork) -> None:
+def test_a_compiled_network_learns_the_same(
+    model: str, make_windows: MakeWindows, make_network: MakeNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     networks = [make_network(model=model) for _ in range(2)]
     options = dataclasses.replace(OPTIONS, epochs=2)
     results = [

@@ -94,3 +94,21 @@ def test_workers_that_cannot_begin_are_not_started_for_ever(tmp_path: Path, monk
 
 def test_no_jobs_start_no_workers(tmp_path: Path) -> None:
     assert run_jobs([], print, None, workers=3, on_message=lambda job, what: None, on_done=lambda job: None) == []
+
+
+@pytest.mark.parametrize(("gpus", "expected"), [(0, {"0"}), (2, {"0", "1"}), (3, {"0", "1", "2"})])
+def test_workers_share_the_gpus(gpus: int, expected: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "where_i_am.py").write_text(
+        "import os, time\n"
+        "def work(folder, job, tell):\n"
+        "    (folder / str(job)).write_text(os.environ['LOCAL_RANK'])\n"
+        "    while len(list(folder.iterdir())) < 3: time.sleep(0.01)\n"  # all workers at once
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    module = __import__("where_i_am")
+    folder = tmp_path / "places"
+    folder.mkdir()
+    options: Any = {"workers": 3, "gpus": gpus, "on_message": lambda job, what: None, "on_done": lambda job: None}
+    assert run_jobs([0, 1, 2], module.work, folder, **options) == []
+    __import__("sys").modules.pop("where_i_am")
+    assert {path.read_text() for path in folder.iterdir()} == expected
