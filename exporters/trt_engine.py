@@ -99,6 +99,7 @@ def build_engine(
         plan = None if watch.stop() else builder.build_serialized_network(network, config)
         watch.settle()
         if plan is None:
+            _settle(trt, builder)
             raise BuildError(
                 f"{trt.__name__} {trt.__version__} built no engine",
                 got=error_text(said),
@@ -144,6 +145,20 @@ def _builder(trt: Any, logger: Any, said: list[Message]) -> Any:
             got=error_text(said),
             expected="a GPU and a driver that it supports",
         ) from error
+
+
+def _settle(trt: Any, builder: Any) -> None:
+    """Let TensorRT for RTX forget a failed build.
+
+    In 1.7 a refusal for sm75 leaves a Turing setting behind, and the next engine of the process, for whatever GPU, gets
+    more kernels than it needs (78 instead of 68). A build of next to nothing takes that setting away.
+    """
+    if not is_rtx(trt):
+        return
+    network = builder.create_network(0)
+    nothing = network.add_identity(network.add_input("x", trt.DataType.FLOAT, (1,)))
+    network.mark_output(nothing.get_output(0))
+    builder.build_serialized_network(network, builder.create_builder_config())
 
 
 def _layers(trt: Any, logger: Any, plan: bytes, said: list[Message]) -> tuple[LayerInfo, ...]:

@@ -48,6 +48,8 @@ def _lines(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """`provenance.training.seed` and its value, without what has a table of its own and without what is empty."""
     lines: list[tuple[str, str]] = []
     for key, value in facts.items():
+        if value is None and facts.get("kind") == "engine" and key in ("backend", "version", "targets"):
+            lines.append((key, "unknown"))
         if key in (*_TABLES, "damaged") or value in (None, [], {}, ""):
             continue
         if key == "engines":

@@ -22,7 +22,9 @@ Examples:
 
 
 def command(
-    path: Annotated[Path, typer.Argument(help="A bundle, run folder, engine, .onnx or .safetensors file.")],
+    path: Annotated[
+        Path, typer.Argument(help="A bundle, run folder, engine (a plan or its folder), .onnx or .safetensors file.")
+    ],
     json: common.Json = False,
     quiet: common.Quiet = False,
     debug: common.Debug = False,

@@ -10,7 +10,7 @@ from typing import Any
 from drsn_edge.bundle import CALIBRATION, MANIFEST, Bundle
 from drsn_edge.errors import InputError
 from drsn_edge.files import read_json, sha256_file
-from drsn_edge.runtime.plan import read_plan_header
+from drsn_edge.pipeline.inspect_engine import NOTES, inspect_engine
 
 _HEADER_LIMIT = 16 << 20
 
@@ -33,7 +33,10 @@ def inspect(path: Path | str) -> dict[str, Any]:
         return _bundle(target)
     if (target / "config.json").is_file():
         return _run(target)
-    if target.is_dir():
+    plans = sorted(target.glob("*.engine")) if (target / NOTES).is_file() else []
+    if len(plans) == 1:
+        (target,) = plans  # a folder engines/KEY of a bundle
+    elif target.is_dir():
         raise InputError(
             "this folder is neither a bundle nor a run", got=target, expected=f"{MANIFEST} or config.json in it"
         )
@@ -42,7 +45,7 @@ def inspect(path: Path | str) -> dict[str, Any]:
         return facts | {"kind": "safetensors", "tensors": _safetensors(target)}
     if target.suffix == ".onnx":
         return facts | _onnx(target)
-    return facts | _engine(target, facts["sha256"])
+    return facts | inspect_engine(target, size=facts["size"], sha256=facts["sha256"])
 
 
 def _bundle(path: Path) -> dict[str, Any]:
@@ -118,25 +121,3 @@ def _onnx(path: Path) -> dict[str, Any]:
             "outputs": [str(spec) for spec in runner.outputs.values()],
             "metadata": runner.metadata,
         }
-
-
-def _engine(path: Path, sha256: str) -> dict[str, Any]:
-    header = read_plan_header(path)
-    if header.kind == "unknown":
-        raise InputError(
-            "this file is of no kind that is known", got=path, expected="an engine, .onnx or .safetensors",
-            hint="an engine of another toolkit may have a header of its own in front of the plan",
-        )  # fmt: skip
-    sidecar = path.with_name("engine.json")
-    info = read_json(sidecar) if sidecar.is_file() else None
-    listed = (info.get("plan") or {}).get("sha256", sha256) if info is not None else sha256
-    damage = {"file": path.name, "problem": f"{path.name} is not the plan that engine.json describes", "got": sha256}
-    return {
-        "kind": "engine",
-        "backend": header.kind,
-        "version": header.version,
-        "targets": list(header.targets or ()),
-        "notes": list(header.notes),
-        "info": info,
-        "damaged": [damage] if listed != sha256 else [],
-    }

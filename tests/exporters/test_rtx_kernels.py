@@ -40,9 +40,9 @@ def graphs(bench: Any) -> dict[str, dict[str, bytes]]:
 def check(bench: Any, row: dict[str, Any]) -> None:
     assert row["built"], row["reason"]
     assert len(row["per_unit"]) == 12
-    if row["precision"] != "int8":
+    if row["precision"] != "int8" and row["target"] != "sm75":
         assert row["kernels"] <= bench.MOST[row["preset"]]
-        assert row["most_per_unit"] <= bench.MOST_PER_UNIT
+        assert row["most_per_unit"] <= bench.MOST_PER_UNIT[row["preset"]]
 
 
 def test_the_paper_network_in_half_precision(bench: Any, graphs: Any) -> None:
@@ -78,7 +78,11 @@ def test_turing_without_integers_is_told_and_not_built_in_silence(bench: Any, gr
 
 
 @pytest.mark.slow
-def test_turing_has_no_single_precision_product(bench: Any, graphs: Any) -> None:
+def test_turing_has_no_single_precision_product_and_its_refusal_costs_the_next_engine_nothing(
+    bench: Any, graphs: Any
+) -> None:
+    """In 1.7 the next engine of the process had 78 kernels: a setting of the refused build was left."""
     row = bench.measure("paper", graphs["paper"], "fp32", "sm75")
     assert not row["built"]
     assert "FP32 GEMM is not supported" in row["reason"]
+    check(bench, bench.measure("paper", graphs["paper"], "fp32", "sm80"))

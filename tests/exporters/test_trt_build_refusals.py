@@ -96,6 +96,7 @@ def test_builder_that_returns_nothing_tells_its_log(generation: str, tensorrt: M
     assert error.value.what.endswith(f"{fake.trt.__version__} built no engine")
     assert error.value.got == "Error Code 9: no implementation for node stem/Conv"
     assert error.value.expected == "a plan"
+    assert ("add_input" in fake.calls) is (generation == "rtx"), "only RTX remembers a failed build"
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,9 @@ def behaviours(machine: FakeBuilder) -> dict[str, type]:
         def set_output_type(self, index: int, dtype: Any) -> None:
             vars(self)["_output_type"] = dtype
 
+    class IIdentityLayer(ILayer):
+        get_output = ILayer.get_output
+
     class INetworkDefinition:
         def get_input(self, index: int) -> Any:
             return make("ITensor", name="window", dtype=machine.trt.DataType.FLOAT, shape=machine.input_shape)
@@ -102,6 +105,16 @@ def behaviours(machine: FakeBuilder) -> dict[str, type]:
 
         def get_layer(self, index: int) -> Any:
             return machine.layers[index]
+
+        def add_input(self, name: str, dtype: Any, shape: tuple[int, ...]) -> Any:
+            calls.append("add_input")
+            return make("ITensor", name=name, dtype=dtype, shape=shape)
+
+        def add_identity(self, tensor: Any) -> Any:
+            return make("IIdentityLayer", _dtype=tensor.dtype)
+
+        def mark_output(self, tensor: Any) -> None:
+            pass
 
         num_inputs = num_outputs = 1
         num_layers = len(DRSN)
