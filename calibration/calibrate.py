@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 from drsn_edge._version import __version__
 from drsn_edge.calibration.collect import observe
 from drsn_edge.calibration.contract import Bindings, Calibration, digest
+from drsn_edge.calibration.judge import Judge
 from drsn_edge.calibration.observers import METHODS, RangeObserver, scale_of
+from drsn_edge.calibration.offsets import full_range_layers
 from drsn_edge.calibration.plan import PrecisionPlan, fit, make_plan
-from drsn_edge.calibration.quantize import quantize
+from drsn_edge.calibration.rounded import ROUNDINGS, Rounded
+from drsn_edge.calibration.rounding import learn_rounding
 from drsn_edge.calibration.windows import MINIMUM_HELD_OUT, NoisyWindows, refuse, refuse_unrelated
 from drsn_edge.errors import InputError, UsageError
 from drsn_edge.exporters.canonical import CanonicalGraph
@@ -44,17 +44,23 @@ class CalibrationOptions:
         method: `auto` tries every method on held-out windows; or one of `min-max`, `percentile`, `mse`, `entropy`.
         percentile: For `percentile` alone.
         quantize_first: The first convolution too.
+        full_range: All 255 levels for inputs that are never negative (`offsets`); without, symmetric pairs only.
+        rounding: Of weights: `nearest`, or `learned` from the calibration windows (`rounding`).
         plan: Instead of the default plan; one that was edited is brought in line with the graph (`plan.fit`).
     """
 
     method: str = "auto"
     percentile: float = 99.99
     quantize_first: bool = False
+    full_range: bool = True
+    rounding: str = "learned"
     plan: PrecisionPlan | None = None
 
     def __post_init__(self) -> None:
         if self.method not in ("auto", *METHODS):
             raise UsageError("unknown range method", got=self.method, expected=", ".join(("auto", *METHODS)))
+        if self.rounding not in ROUNDINGS:
+            raise UsageError("unknown rounding of weights", got=self.rounding, expected=", ".join(ROUNDINGS))
         if not 50 < self.percentile <= 100:
             raise UsageError("the percentile clips too much", got=self.percentile, expected="above 50, at most 100")
 
@@ -102,15 +108,16 @@ def calibrate(
         tensors=list(tensors.values()),
         progress=progress,
     )
-    judge = _Judge(graph, held_out.windows.x, plan)
+    full = full_range_layers(graph, list(tensors)) if options.full_range else ()
+    judge = Judge(graph, held_out.windows.x)
     trials: dict[str, float] = {}
     best: tuple[float, str, dict[str, float]] | None = None
     chosen = _TRIALS if options.method == "auto" else ((options.method, options.percentile),)
     with progress.step("range methods", total=len(chosen)) as step:
         for method, percentile in chosen:
             name = f"{method} {percentile:g}" if method == "percentile" else method
-            scales = _scales(tensors, observers, method, percentile)
-            trials[name] = judge.cost(scales)
+            scales = _scales(tensors, observers, method, percentile, full)
+            trials[name] = judge.cost(plan, scales, full_range=full)
             if best is None or trials[name] < best[0]:
                 best = (trials[name], name, scales)
             step.advance(note=name)
@@ -121,6 +128,13 @@ def calibrate(
             expected="finite logits on the held-out windows",
             hint="look for windows that are out of all proportion, or keep layers in fp16 by a plan",
         )
+    weights: dict[str, Rounded] | None = None
+    cost = best[0]
+    if options.rounding == "learned":
+        weights = learn_rounding(
+            graph, plan=plan, scales=best[2], full_range=full, windows=data.windows.x, progress=progress
+        )
+        cost = judge.cost(plan, best[2], full_range=full, rounded=weights)
     return Calibration(
         method=best[1],
         scales=best[2],
@@ -134,6 +148,11 @@ def calibrate(
         ),
         windows=len(data.windows),
         trials=trials,
+        cost=cost,
+        full_range=full,
+        rounding=options.rounding,
+        rounded={name: value.digest for name, value in (weights or {}).items()},
+        weights=weights,
     )
 
 
@@ -145,33 +164,14 @@ def tool_versions() -> dict[str, str]:
 
 
 def _scales(
-    tensors: Mapping[str, str], observers: Mapping[str, RangeObserver], method: str, percentile: float
+    tensors: Mapping[str, str],
+    observers: Mapping[str, RangeObserver],
+    method: str,
+    percentile: float,
+    full_range: Collection[str],
 ) -> dict[str, float]:
-    return {layer: scale_of(observers[tensor].amax(method, percentile=percentile)) for layer, tensor in tensors.items()}
-
-
-class _Judge:
-    """What a set of scales does to the decisions of held-out windows."""
-
-    def __init__(self, graph: CanonicalGraph, windows: NDArray[np.float32], plan: PrecisionPlan) -> None:
-        self.graph, self.windows, self.plan = graph, windows, plan
-        self.reference = self._run(graph.to_bytes())
-
-    def _run(self, data: bytes) -> NDArray[np.float64]:
-        with OnnxRuntimeRunner(data) as runner:
-            return run_batched(runner, self.windows)["logits"].astype(np.float64)
-
-    def cost(self, scales: Mapping[str, float]) -> float:
-        """Mean share of the margin, between FP32's first and second choice, that INT8 eats; infinite for NaN.
-
-        Errors of thresholds, dead zones and logits were tried and do not rank the methods as changed decisions do: they
-        count clipping on clean windows, whose decisions are safe, as much as rounding where decisions are close.
-        """
-        found = self._run(quantize(self.graph, plan=self.plan, scales=scales, glue="fp32").to_bytes())
-        if not np.isfinite(found).all():
-            return math.inf
-        rows = np.arange(len(found))
-        second, first = np.argsort(self.reference, axis=1)[:, -2:].T
-        margin = self.reference[rows, first] - self.reference[rows, second]
-        moved = np.abs(found[rows, first] - found[rows, second] - margin)
-        return float(np.mean(np.minimum(moved / np.maximum(margin, 1e-9), 1.0)))
+    """A scale by layer; half as large where twice as many levels share the range."""
+    return {
+        layer: scale_of(observers[tensor].amax(method, percentile=percentile) / (2 if layer in full_range else 1))
+        for layer, tensor in tensors.items()
+    }

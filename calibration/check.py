@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from drsn_edge.bundle import CALIBRATION, WEIGHTS, Bundle, graph_name
 from drsn_edge.calibration.contract import Calibration
 from drsn_edge.calibration.observers import weight_scales
+from drsn_edge.calibration.offsets import offset_of
+from drsn_edge.calibration.patches import convolve_constant
+from drsn_edge.calibration.rounded import Rounded
 from drsn_edge.errors import InputError
 from drsn_edge.exporters.canonical import parse
 from drsn_edge.exporters.graph_tools import attribute, constant, producer
@@ -82,6 +85,9 @@ def check_graph(
             continue
         allowed.update(step for pair in pairs if pair is not None for step in pair)
         found += [f"{layer.layer}: {text}" for text in _activations(pairs[0], calibration.scales[layer.layer])]
+        full = layer.layer in calibration.full_range
+        found += [f"{layer.layer}: {text}" for text in _offset(node, pairs, calibration.scales[layer.layer], full)]
+        found += [f"{layer.layer}: {text}" for text in _learned(node, pairs[1], calibration.rounded.get(layer.layer))]
         if weights is not None:
             found += [f"{layer.layer}: {text}" for text in _rounded(pairs[1], weights.get(layer.layer))]
     for node in model.graph:
@@ -108,6 +114,48 @@ def _activations(pair: tuple[ir.Node, ir.Node] | None, wanted: float) -> Iterato
             yield f"the input scale is {float(scale)!r}, {CALIBRATION} has {wanted!r} ({times})"
         if zero is None or zero.dtype != np.int8 or zero.any():
             yield f"the input's zero-point is {_words(zero)}, not an int8 zero"
+
+
+def _offset(
+    node: ir.Node, pairs: list[tuple[ir.Node, ir.Node] | None], scale: float, full_range: bool
+) -> Iterator[str]:
+    """Half the range is taken off in front of the pair and given back behind the convolution, or neither."""
+    step = pairs[0][0] if pairs[0] is not None else None
+    taken = producer(step.inputs[0], "Sub") if step is not None else None
+    off = constant(taken.inputs[1]) if taken is not None else None
+    if not full_range:
+        if off is not None and off.size == 1 and float(off.reshape(-1)[0]) == offset_of(scale):
+            yield f"an offset is taken off its input, and {CALIBRATION} gives it no full range"
+        return
+    if off is None or off.size != 1 or float(off.reshape(-1)[0]) != offset_of(scale):
+        yield f"the offset of its input is {_words(off)}, not {offset_of(scale)!r}"
+    readers = [use.node for use in node.outputs[0].uses()]
+    given = constant(readers[0].inputs[1]) if len(readers) == 1 and readers[0].op_type == "Add" else None
+    weight = constant(pairs[1][0].inputs[0]) if pairs[1] is not None else None
+    source = taken.inputs[0] if taken is not None else None
+    sizes = [] if source is None or source.shape is None else list(source.shape)[2:]
+    if weight is None or not sizes or not all(isinstance(size, int) for size in sizes):
+        return
+    wanted = convolve_constant(
+        node, weight, offset_of(scale), tuple(int(size) for size in sizes if isinstance(size, int))
+    )
+    if given is None or not np.array_equal(given, wanted[None]):
+        yield f"what its offset makes is not given back behind it: {_words(given)}"
+
+
+def _learned(node: ir.Node, pair: tuple[ir.Node, ir.Node] | None, wanted: str | None) -> Iterator[str]:
+    """Integers and bias are those that were learned."""
+    if wanted is None or pair is None:
+        return
+    have, scale = constant(pair[0].inputs[0]), constant(pair[0].inputs[1])
+    bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    if have is None or scale is None or bias is None or scale.shape != (len(have),):
+        yield "its weights, their scales or its bias are computed, not constant"
+        return
+    integers = np.rint(have / scale.reshape(-1, *[1] * (have.ndim - 1))).astype(np.int8)
+    found = Rounded(integers, bias).digest
+    if found != wanted:
+        yield f"its integers and bias have sha256 {found}, {CALIBRATION} has {wanted}"
 
 
 def _rounded(pair: tuple[ir.Node, ir.Node] | None, wanted: NDArray[np.float32] | None) -> Iterator[str]:

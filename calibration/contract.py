@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from drsn_edge.calibration.plan import PrecisionPlan
+from drsn_edge.calibration.rounded import ROUNDINGS, Rounded
 from drsn_edge.errors import InputError
 from drsn_edge.files import dump_json, sha256_bytes
 
@@ -50,6 +51,12 @@ class Calibration:
         bindings: What the scales belong to.
         windows: Calibration windows seen.
         trials: Cost of each method tried on the held-out windows; infinite (null in JSON) where logits were not finite.
+        cost: Of what was taken, with its rounding of weights, on the same windows.
+        full_range: Layers whose input is never negative: real value = scale * (integer + 127).
+        rounding: `nearest` or `learned`.
+        rounded: SHA-256 of the integers and the bias of every int8 layer, where they were learned; else empty.
+        weights: The integers and biases themselves; None for a calibration that was read from a file, which has only
+            their hashes: a graph has the integers.
     """
 
     method: str
@@ -58,6 +65,11 @@ class Calibration:
     bindings: Bindings
     windows: int
     trials: Mapping[str, float]
+    cost: float = math.inf
+    full_range: tuple[str, ...] = ()
+    rounding: str = "nearest"
+    rounded: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, Rounded] | None = field(default=None, compare=False, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, sealed with a hash over all of them."""
@@ -65,6 +77,10 @@ class Calibration:
             "format_version": FORMAT_VERSION,
             "method": self.method,
             "scales": dict(self.scales),
+            "cost": self.cost,
+            "full_range": list(self.full_range),
+            "rounding": self.rounding,
+            "rounded": dict(self.rounded),
             "plan": self.plan.to_json(),
             "bindings": dataclasses.asdict(self.bindings) | {"tools": dict(self.bindings.tools)},
             "windows": self.windows,
@@ -102,6 +118,10 @@ class Calibration:
                 bindings=Bindings(**body["bindings"]),
                 windows=int(body["windows"]),
                 trials={str(name): math.inf if cost is None else float(cost) for name, cost in body["trials"].items()},
+                cost=math.inf if body["cost"] is None else float(body["cost"]),
+                full_range=tuple(str(name) for name in _list(body["full_range"])),
+                rounding=str(body["rounding"]),
+                rounded={str(name): str(value) for name, value in body["rounded"].items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError("the calibration has the wrong fields", got=error, expected="those of to_json") from None
@@ -113,6 +133,7 @@ class Calibration:
             raise InputError(
                 "the calibration has other layers than its plan", got=", ".join(odd), expected="a scale per int8 layer"
             )
+        calibration._ensure_layers()
         if calibration.bindings.plan != digest(plan.to_json()):
             raise InputError(
                 "the calibration belongs to another plan",
@@ -120,6 +141,22 @@ class Calibration:
                 expected=digest(plan.to_json()),
             )
         return calibration
+
+    def _ensure_layers(self) -> None:
+        """What names layers must name those that are int8."""
+        odd = sorted({*self.full_range} - {*self.scales})
+        if odd:
+            raise InputError(
+                "the calibration gives a full range to a layer that is not int8", got=", ".join(odd),
+                expected="int8 layers",
+            )  # fmt: skip
+        wanted = {*self.scales} if self.rounding == "learned" else set()
+        if self.rounding not in ROUNDINGS or {*self.rounded} != wanted:
+            raise InputError(
+                "the calibration does not say how its weights were rounded",
+                got=f"rounding {self.rounding}, hashes of {len(self.rounded)} layers",
+                expected=f"one of {', '.join(ROUNDINGS)}, and for learned ones a hash for each int8 layer",
+            )
 
     def check(
         self, *, weights: str, contract: Mapping[str, Any], plan: PrecisionPlan | None = None, data: str | None = None
@@ -158,3 +195,10 @@ class Calibration:
             rows = plan.differences(self.plan) or ["the reasons of its rows"]
             found.append(("another precision plan", "; ".join(rows), "the plan that the scales were measured with"))
         return found
+
+
+def _list(value: Any) -> list[Any]:
+    """A list as JSON has it; a text would pass for a list of its letters."""
+    if not isinstance(value, list):
+        raise TypeError(f"{type(value).__name__} where a list was expected")
+    return value

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 import onnx_ir as ir
 
+from drsn_edge.calibration.contract import Calibration
 from drsn_edge.calibration.plan import PrecisionPlan, fit
 from drsn_edge.calibration.qdq import QuantizePass
+from drsn_edge.calibration.rounded import Rounded
 from drsn_edge.errors import InputError
 from drsn_edge.exporters.canonical import CanonicalGraph, ensure_promises
 from drsn_edge.exporters.precision import HalfOptions, to_half
@@ -21,6 +23,8 @@ def quantize(
     plan: PrecisionPlan,
     scales: Mapping[str, float],
     glue: Literal["fp16", "fp32"] = "fp16",
+    full_range: Collection[str] = (),
+    rounded: Mapping[str, Rounded] | None = None,
 ) -> CanonicalGraph:
     """An INT8 copy of a canonical graph.
 
@@ -29,6 +33,8 @@ def quantize(
         plan: Which layers are int8; a layer that it puts in fp32 stays FP32 under an FP16 glue too.
         scales: Activation scale by int8 layer.
         glue: What everything else computes in: `fp16` for strongly typed builders, `fp32` for weakly typed ones.
+        full_range: Layers whose input is never negative and whose scale is for 255 levels (`offsets`).
+        rounded: Weights and biases that were learned, by layer; the others are rounded to nearest.
 
     Raises:
         InputError: Plan, scales and graph do not fit together; a threshold branch is to be quantized.
@@ -41,7 +47,11 @@ def quantize(
     else:
         copy = graph.clone()
     try:
-        QuantizePass({name: scales[name] for name in int8})(copy.model)
+        QuantizePass(
+            {name: scales[name] for name in int8},
+            full_range=[name for name in full_range if name in int8],
+            rounded={name: value for name, value in (rounded or {}).items() if name in int8},
+        )(copy.model)
     except (ir.passes.PassError, ir.passes.InvariantError) as error:  # one is not the other's base
         raise InputError(
             "the graph cannot be quantized by this plan",
@@ -53,6 +63,22 @@ def quantize(
     ensure_promises(result.model, opset=result.model.opset_imports[""])
     ensure_float_units(result.units, graph.units)
     return result
+
+
+def quantize_as(graph: CanonicalGraph, found: Calibration, *, glue: Literal["fp16", "fp32"] = "fp16") -> CanonicalGraph:
+    """The INT8 copy that a calibration, just made, stands for.
+
+    Raises:
+        InputError: As `quantize`; or the calibration comes from a file, and its weights were learned.
+    """
+    if found.rounding == "learned" and found.weights is None:
+        raise InputError(
+            "the learned weights of this calibration are not at hand", got="a calibration that was read from a file",
+            expected="one that was just made", hint="the int8 graph that it lies beside holds the integers",
+        )  # fmt: skip
+    return quantize(
+        graph, plan=found.plan, scales=found.scales, glue=glue, full_range=found.full_range, rounded=found.weights
+    )
 
 
 def _ensure_scales(int8: list[str], scales: Mapping[str, float]) -> None:

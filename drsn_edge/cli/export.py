@@ -56,6 +56,10 @@ def command(
     ] = False,
     calibration_windows: Annotated[int, typer.Option(min=1, help="Windows that calibrate.")] = 512,
     method: Annotated[str, typer.Option(help="auto, min-max, percentile, mse or entropy.")] = "auto",
+    rounding: Annotated[str, typer.Option(help="Of int8 weights: learned from the windows, or nearest.")] = "learned",
+    plan: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Precision of every layer, an edited plan: JSON, see inspect.")
+    ] = None,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html.")] = True,
     seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
     force: common.Force = False,
@@ -67,6 +71,7 @@ def command(
     """Make the graphs, the engine if a builder is at hand, the parity check and the report: one bundle."""
     with session(json=json, quiet=quiet, debug=debug) as ui:
         from drsn_edge.bundle import REPORT
+        from drsn_edge.calibration.plan_file import read_plan
         from drsn_edge.pipeline.export import ExportOptions, check_export, export
 
         options = ExportOptions(
@@ -75,6 +80,8 @@ def command(
             telemetry=telemetry,
             quantize_first=quantize_first,
             method=method,
+            rounding=rounding,
+            plan=None if plan is None else read_plan(plan),
             calibration_windows=calibration_windows,
             engines=None if engine is None else common.parse_list(engine, what="engine precision"),
             backend=backend,
@@ -95,8 +102,8 @@ def command(
         from drsn_edge.cli.tables import export_table, plan_table
 
         if dry_run:
-            plan = check_export(source, **job)
-            ui.show(plan, lambda console: plan_table(console, plan))
+            found = check_export(source, **job)
+            ui.show(found, lambda console: plan_table(console, found))
             return
         result = export(source, **job, progress=ui.progress)
         ui.notices(result.notes)

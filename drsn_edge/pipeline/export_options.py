@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from drsn_edge.errors import MissingError, UsageError
 from drsn_edge.pipeline.build_plan import PlannedEngine, plan_build
+
+if TYPE_CHECKING:
+    from drsn_edge.calibration.plan import PrecisionPlan
 
 PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -20,6 +24,8 @@ class ExportOptions:
         telemetry: Thresholds and zeroed shares as outputs of every graph.
         quantize_first: The first convolution in int8 too.
         method: Range method of the calibration, `auto` tries all on held-out windows.
+        rounding: Of int8 weights, `learned` or `nearest`.
+        plan: A precision plan in place of the default one, as `read_plan` reads it.
         calibration_windows: How many calibrate; as many others judge the range methods.
         engines: Precisions of the engines to build; empty for none. None: fp16, where such a graph is made.
         backend: `auto`, `tensorrt` or `rtx`.
@@ -34,6 +40,8 @@ class ExportOptions:
     telemetry: bool = False
     quantize_first: bool = False
     method: str = "auto"
+    rounding: str = "learned"
+    plan: PrecisionPlan | None = None
     calibration_windows: int = 512
     engines: tuple[str, ...] | None = None
     backend: str = "auto"
@@ -97,7 +105,7 @@ def check_options(options: ExportOptions, *, calibrate: str | None) -> None:
     from drsn_edge.exporters.canonical import CanonicalOptions
 
     CanonicalOptions(opset=options.opset)
-    CalibrationOptions(method=options.method, quantize_first=options.quantize_first)
+    CalibrationOptions(method=options.method, quantize_first=options.quantize_first, rounding=options.rounding)
     if options.calibration_windows < 1:
         raise UsageError("nothing would calibrate", got=options.calibration_windows, expected="at least 1 window")
     planned_engines(options)

@@ -13,7 +13,7 @@ from drsn_edge._version import __version__
 from drsn_edge.bundle import CALIBRATION, GOLDEN, SPLIT, WEIGHTS, NewFile, graph_name
 from drsn_edge.calibration.calibrate import CalibrationOptions, calibrate, tool_versions
 from drsn_edge.calibration.contract import Calibration
-from drsn_edge.calibration.quantize import quantize
+from drsn_edge.calibration.quantize import quantize_as
 from drsn_edge.calibration.windows import apart, choose
 from drsn_edge.errors import OutOfTolerance
 from drsn_edge.exporters.canonical import CanonicalGraph, CanonicalOptions, canonicalise, parse
@@ -104,9 +104,11 @@ def make_graphs(
         found = _calibrate(source, graph, data, weights_sha256, noises, snr, options, progress)
         calibration = found.to_json()
         plan = tuple(found.plan.to_json())
-        plain["int8"] = quantize(graph, plan=found.plan, scales=found.scales, glue="fp16").to_bytes()
-        plain["int8-fp32"] = quantize(graph, plan=found.plan, scales=found.scales, glue="fp32").to_bytes()
-        notes.append(f"{found.plan.summary}, ranges by {found.method} from {found.windows} windows")
+        plain["int8"] = quantize_as(graph, found, glue="fp16").to_bytes()
+        plain["int8-fp32"] = quantize_as(graph, found, glue="fp32").to_bytes()
+        notes.append(
+            f"{found.plan.summary}, ranges by {found.method} from {found.windows} windows, {found.rounding} rounding"
+        )
         files[CALIBRATION] = NewFile(dump_json(calibration).encode(), "calibration")
     for name, content in plain.items():
         files[graph_name(name)] = NewFile(with_telemetry(content) if options.telemetry else content, "graph")
@@ -149,7 +151,9 @@ def _calibrate(
         choose(judging, count=count, noises=noises, snr_db=hard, seed=options.seed, stream="held-out"),
         contract=source.contract,
         weights_sha256=weights_sha256,
-        options=CalibrationOptions(method=options.method, quantize_first=options.quantize_first),
+        options=CalibrationOptions(
+            method=options.method, quantize_first=options.quantize_first, rounding=options.rounding, plan=options.plan
+        ),
         progress=progress,
     )
 

@@ -23,7 +23,7 @@ from drsn_edge.calibration.collect import observe, tap
 from drsn_edge.calibration.contract import Calibration
 from drsn_edge.calibration.observers import METHODS, scale_of
 from drsn_edge.calibration.plan import PrecisionPlan, make_plan
-from drsn_edge.calibration.quantize import quantize
+from drsn_edge.calibration.quantize import quantize, quantize_as
 from drsn_edge.calibration.windows import choose
 from drsn_edge.exporters.graph_tools import constant
 
@@ -67,14 +67,18 @@ def test_the_method_that_was_asked_for_is_used(run: Run) -> None:
 def test_ranges_are_those_of_the_tensors(
     fitted: Fitted, tones: Tones, run_onnx: Callable[..., Any], run: Run, clean: Run
 ) -> None:
-    """Min-max by hand: every tensor out of one run of the FP32 graph."""
+    """Min-max by hand: every tensor out of one run of the FP32 graph; behind a ReLU 254 steps share the range."""
     _, graph = fitted()
     windows = tones(128)
     result = run(data=clean(windows), options=CalibrationOptions(method="min-max"))
     tensors = {row.layer: row.tensor for row in result.plan.int8}
     outputs = run_onnx(tap(graph.to_bytes(), list(dict.fromkeys(tensors.values()))), window=windows.x)
     for layer, tensor in tensors.items():
-        assert result.scales[layer] == pytest.approx(float(np.abs(outputs[tensor]).max()) / 127, rel=1e-6)
+        assert result.scales[layer] == pytest.approx(float(np.abs(outputs[tensor]).max()) / 254, rel=1e-6)
+    assert set(result.full_range) == set(result.scales)
+    half = run(data=clean(windows), options=CalibrationOptions(method="min-max", full_range=False))
+    assert half.full_range == ()
+    assert half.scales == pytest.approx({layer: 2 * scale for layer, scale in result.scales.items()}, rel=1e-6)
 
 
 def test_batches_do_not_change_ranges(fitted: Fitted, tones: Tones) -> None:
@@ -108,7 +112,7 @@ def test_an_int8_network_decides_as_fp32(
     _, graph = fitted()
     windows = tones(80, seed=9)
     wanted = run_onnx(graph.to_bytes(), window=windows.x)["logits"]
-    int8 = quantize(graph, plan=found.plan, scales=found.scales, glue="fp32")
+    int8 = quantize_as(graph, found, glue="fp32")
     have = run_onnx(int8.to_bytes(), window=windows.x)["logits"]
     assert (wanted.argmax(axis=1) == windows.y).mean() > 0.6, "the fixture has not learnt its tones"
     assert (have.argmax(axis=1) == wanted.argmax(axis=1)).mean() > 0.9
@@ -160,12 +164,12 @@ def test_a_layer_that_an_edited_plan_adds_gets_a_scale(fitted: Fitted, run: Run)
 
 def test_a_method_that_breaks_the_network_is_not_chosen(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
     costs = iter([math.inf, math.inf, math.inf, 0.5, 0.4, math.inf, math.inf])
-    monkeypatch.setattr(module._Judge, "cost", lambda _self, _scales: next(costs))
-    result = run()
+    monkeypatch.setattr(module.Judge, "cost", lambda *_args, **_rest: next(costs))
+    result = run(options=CalibrationOptions(rounding="nearest"))
     assert result.method == "percentile 99.999"
     again = Calibration.from_json(json.loads(json.dumps(result.to_json())))
     assert again.trials == result.trials, "a cost without a number must survive the file"
-    monkeypatch.setattr(module._Judge, "cost", lambda _self, _scales: math.inf)
+    monkeypatch.setattr(module.Judge, "cost", lambda *_args, **_rest: math.inf)
     with pytest.raises(InputError, match="no range method gives a quantized network that works") as caught:
         run()
     assert "min-max: inf" in str(caught.value.got)
@@ -178,15 +182,17 @@ def test_the_cost_is_what_it_says(fitted: Fitted, tones: Tones, found: Calibrati
 
     _, graph = fitted()
     held_out = tones(64, seed=5).x
-    int8 = quantize(graph, plan=found.plan, scales=found.scales, glue="fp32")
+    int8 = quantize(graph, plan=found.plan, scales=found.scales, glue="fp32", full_range=found.full_range)
+    learned = quantize_as(graph, found, glue="fp32")
     outputs = []
-    for item in (graph, int8):
+    for item in (graph, int8, learned):
         with OnnxRuntimeRunner(item.to_bytes()) as runner:
             outputs.append(runner.run({"window": held_out})["logits"].astype(np.float64))
-    shares = []
-    for wanted, have in zip(*outputs, strict=True):
-        first = int(wanted.argmax())
-        second = int(np.where(np.arange(len(wanted)) == first, -np.inf, wanted).argmax())
-        margin = wanted[first] - wanted[second]
-        shares.append(min(abs(have[first] - have[second] - margin) / margin, 1.0))
-    assert found.trials[found.method] == pytest.approx(np.mean(shares), rel=1e-4)
+    for form, cost in ((outputs[1], found.trials[found.method]), (outputs[2], found.cost)):
+        shares = []
+        for wanted, have in zip(outputs[0], form, strict=True):
+            first = int(wanted.argmax())
+            second = int(np.where(np.arange(len(wanted)) == first, -np.inf, wanted).argmax())
+            margin = wanted[first] - wanted[second]
+            shares.append(min(abs(have[first] - have[second] - margin) / margin, 1.0))
+        assert cost == pytest.approx(np.mean(shares), rel=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -23,7 +24,7 @@ import onnx
 
 from drsn_edge.calibration.calibrate import CalibrationOptions
 from drsn_edge.calibration.check import check_bundle_calibration
-from drsn_edge.calibration.quantize import quantize
+from drsn_edge.calibration.quantize import quantize_as
 from drsn_edge.exporters.precision import emulated, with_probes
 
 LAYER = "units.0.conv1/Conv"
@@ -44,10 +45,10 @@ def original(
     windows = tones(24, seed=8)
     weights = b"stands for safetensors"
     found = run(options=CalibrationOptions(method="min-max"))
-    found = type(found).from_json(reseal(found.to_json(), weights=sha256_bytes(weights)))
+    found = dataclasses.replace(found, bindings=dataclasses.replace(found.bindings, weights=sha256_bytes(weights)))
     data = {"fp32": graph.to_bytes()}
     for glue, name in (("fp16", "int8"), ("fp32", "int8-fp32")):
-        data[name] = quantize(graph, plan=found.plan, scales=found.scales, glue=glue).to_bytes()  # type: ignore[arg-type]
+        data[name] = quantize_as(graph, found, glue=glue).to_bytes()  # type: ignore[arg-type]
     files = {graph_name(name): NewFile(content, "graph") for name, content in data.items()}
     files |= {graph_name(name, probe=True): NewFile(with_probes(item), "probe") for name, item in data.items()}
     logits = {f"onnx-{name}": run_onnx(emulated(content), window=windows.x)["logits"] for name, content in data.items()}
@@ -161,6 +162,34 @@ def test_other_weights_are_named(bundle: Bundle, what: str, change: Callable[[An
     assert any(text.startswith(f"model.int8.onnx: {LAYER}: ") and words in text for text in found), found
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (f"{LAYER}.offset", "what its offset makes is not given back behind it"),
+        (f"{LAYER}.input_offset", "the offset of its input is float32[]"),
+        (f"{LAYER}.bias", "its integers and bias have sha256"),
+    ],
+)
+def test_another_offset_or_bias_is_named(bundle: Bundle, name: str, words: str) -> None:
+    changed = edit(bundle, "model.int8-fp32.onnx", set_constant(name, lambda a: a + np.float32(0.01)))
+    found = check_bundle_calibration(changed)
+    assert any(text.startswith(f"model.int8-fp32.onnx: {LAYER}: {words}") for text in found), found
+
+
+def test_an_integer_that_was_not_learned_is_named(bundle: Bundle) -> None:
+    """One step of one weight: within what nearest and learned rounding may differ by, and no rounding of this file."""
+    names = names_of(bundle)
+    model = onnx.load_from_string(bundle.read("model.int8.onnx"))
+    step = float(onnx.numpy_helper.to_array(constant(model, names["weight_scale"]))[0])
+
+    def move(array: Any) -> Any:
+        array[0, 0, 0] -= np.float32(np.copysign(step, array[0, 0, 0]))
+        return array
+
+    found = check_bundle_calibration(edit(bundle, "model.int8.onnx", set_constant(names["weight"], move)))
+    assert any(f"{LAYER}: its integers and bias have sha256" in text for text in found), found
+
+
 def test_weights_quantized_along_another_axis_are_named(bundle: Bundle) -> None:
     def turn(model: Any) -> None:
         for node in model.graph.node:
@@ -229,8 +258,10 @@ def test_a_changed_calibration_is_named(bundle: Bundle) -> None:
     assert found.startswith("calibration.json: the calibration was changed after it was written")
     forged = broken.update({"calibration.json": NewFile(dump_json(reseal(value)).encode(), "calibration")})
     found_all = check_bundle_calibration(forged)
-    assert len(found_all) == 8  # four graphs, each a quantizer and a dequantizer
-    assert all(LAYER in text and "(0.3333 times that)" in text for text in found_all)
+    assert all(LAYER in text for text in found_all)
+    # Four graphs, each a quantizer and a dequantizer; the offset hangs on the scale, and is wrong too.
+    assert sum("(0.3333 times that)" in text for text in found_all) == 8
+    assert sum("the offset of its input is" in text for text in found_all) == 4
 
 
 def test_a_calibration_of_other_weights_is_named(bundle: Bundle) -> None:

@@ -38,7 +38,7 @@ def calibration() -> Calibration:
             weights="1" * 64, data="2" * 64, contract=digest(CONTRACT), plan=digest(PLAN.to_json()),
             tools={"numpy": "2.4.6", "onnxruntime": "1.32.0"},
         ),
-        windows=512,
+        windows=512, cost=0.05,
         trials={"min-max": 0.09, "mse": 0.06, "entropy": math.inf},
     )  # fmt: skip
 
@@ -172,7 +172,9 @@ def test_what_is_no_object_is_refused(value: Any) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [("scales", None), ("scales", {"units.0.conv1/Conv": "wide"}), ("plan", {}), ("plan", [3]), ("bindings", {}),
-     ("bindings", None), ("windows", "many"), ("trials", [1]), ("method", ...)],
+     ("bindings", None), ("windows", "many"), ("trials", [1]), ("method", ...),
+     ("full_range", "units.0.conv1/Conv"), ("full_range", ["stem/Conv"]),
+     ("rounding", "lucky"), ("rounding", "learned"), ("rounded", {"stem/Conv": "0" * 64}), ("cost", "low")],
 )  # fmt: skip
 def test_wrong_fields_under_a_right_seal_are_refused(calibration: Calibration, field: str, value: Any) -> None:
     body = calibration.to_json()

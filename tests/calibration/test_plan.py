@@ -265,3 +265,25 @@ def one_convolution() -> Exported:
         return CanonicalGraph(ir.from_proto(model), ())
 
     return make
+
+
+def test_a_plan_is_read_from_what_inspect_prints(fitted: Callable[..., Any], tmp_path: Path) -> None:
+    from drsn_edge.calibration.plan_file import read_plan
+
+    plan = make_plan(fitted()[1])
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps({"kind": "bundle", "plan": plan.to_json()}))
+    assert read_plan(file) == plan
+
+
+@pytest.mark.parametrize("text", ['{"plan": []}', "{}", '{"plan": "int8"}'])
+def test_a_file_without_a_plan_is_refused(tmp_path: Path, text: str) -> None:
+    from drsn_edge.calibration.plan_file import read_plan
+
+    file = tmp_path / "plan.json"
+    file.write_text(text)
+    with pytest.raises(InputError, match="holds no precision plan") as caught:
+        read_plan(file)
+    assert str(json.loads(text).get("plan")).strip("'") in str(caught.value.got)
+    assert "a list of rows" in str(caught.value.expected)
+    assert "inspect" in str(caught.value.hint)
