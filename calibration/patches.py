@@ -62,4 +62,5 @@ def convolve_constant(
         (sizes[axis] + pads[axis] + pads[rank + axis] - dilations[axis] * (kernel[axis] - 1) - 1) // strides[axis] + 1
         for axis in range(rank)
     ]
-    return total.reshape(len(weight), *shape).astype(np.float32)
+    result: NDArray[np.float32] = total.reshape(len(weight), *shape).astype(np.float32)
+    return result

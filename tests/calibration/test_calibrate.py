@@ -21,6 +21,7 @@ from drsn_edge.calibration import calibrate as module
 from drsn_edge.calibration.calibrate import CalibrationOptions
 from drsn_edge.calibration.collect import observe, tap
 from drsn_edge.calibration.contract import Calibration
+from drsn_edge.calibration.judge import Judge
 from drsn_edge.calibration.observers import METHODS, scale_of
 from drsn_edge.calibration.plan import PrecisionPlan, make_plan
 from drsn_edge.calibration.quantize import quantize, quantize_as
@@ -164,12 +165,12 @@ def test_a_layer_that_an_edited_plan_adds_gets_a_scale(fitted: Fitted, run: Run)
 
 def test_a_method_that_breaks_the_network_is_not_chosen(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
     costs = iter([math.inf, math.inf, math.inf, 0.5, 0.4, math.inf, math.inf])
-    monkeypatch.setattr(module.Judge, "cost", lambda *_args, **_rest: next(costs))
+    monkeypatch.setattr(Judge, "cost", lambda *_args, **_rest: next(costs))
     result = run(options=CalibrationOptions(rounding="nearest"))
     assert result.method == "percentile 99.999"
     again = Calibration.from_json(json.loads(json.dumps(result.to_json())))
     assert again.trials == result.trials, "a cost without a number must survive the file"
-    monkeypatch.setattr(module.Judge, "cost", lambda *_args, **_rest: math.inf)
+    monkeypatch.setattr(Judge, "cost", lambda *_args, **_rest: math.inf)
     with pytest.raises(InputError, match="no range method gives a quantized network that works") as caught:
         run()
     assert "min-max: inf" in str(caught.value.got)

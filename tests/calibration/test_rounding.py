@@ -116,7 +116,12 @@ def test_patches_are_what_a_convolution_multiplies(
 @pytest.mark.parametrize("glue", ["fp32", "fp16"])
 @pytest.mark.parametrize("options", [{}, {"dims": 2}])
 def test_a_full_range_gives_back_what_it_takes_off_the_borders_included(
-    fitted: Callable[..., Any], tones: Callable[..., Windows], run_onnx: Callable[..., Any], options: Any, glue: Any
+    fitted: Callable[..., Any],
+    tones: Callable[..., Windows],
+    run_onnx: Callable[..., Any],
+    quantizer: Any,
+    options: Any,
+    glue: Any,
 ) -> None:
     """Convolution by convolution: of the very activations that the pair gives, with offset, by torch."""
     from drsn_edge.exporters.precision import emulated
@@ -127,21 +132,21 @@ def test_a_full_range_gives_back_what_it_takes_off_the_borders_included(
     layers = full_range_layers(graph, list(scales))
     assert set(layers) == set(scales), "every int8 convolution stands behind a ReLU"
     model = quantize(graph, plan=plan, scales=scales, glue=glue, full_range=layers).model
-    nodes = {node.name: node for node in model.graph}
+    nodes: dict[str, Any] = {node.name or "": node for node in model.graph}
     taps = {}
     for name in layers:
         taps[name] = nodes[f"{name}.input/Sub"].inputs[0].name, nodes[f"{name}.offset/Add"].outputs[0].name
-        for node in (nodes[f"{name}.input/Sub"].inputs[0], nodes[f"{name}.offset/Add"].outputs[0]):
-            if not node.is_graph_output():
-                model.graph.outputs.append(node)
+        for value in (nodes[f"{name}.input/Sub"].inputs[0], nodes[f"{name}.offset/Add"].outputs[0]):
+            if not value.is_graph_output():
+                model.graph.outputs.append(value)
     found = run_onnx(emulated(ir.to_proto(model).SerializeToString()), window=tones(4, shape=contract.shape).x)
     for name, (before, after) in taps.items():
         node = nodes[name]
-        weight = constant(node.inputs[1].producer().inputs[0].producer().inputs[0])
-        bias = constant(node.inputs[2])
+        weight, bias = constant(quantizer(node, 1).inputs[0]), constant(node.inputs[2])
+        assert weight is not None
         x = restored(found[before].astype(np.float32), 0.02, shifted=True)
         assert x.min() == 0, "zero is a level"
-        compute = torch.nn.functional.conv1d if weight.ndim == 3 else torch.nn.functional.conv2d
+        compute: Any = torch.nn.functional.conv1d if weight.ndim == 3 else torch.nn.functional.conv2d
         stride = node.attributes.get_ints("strides")[0]
         pad = node.attributes.get_ints("pads")[0]
         tensors = (torch.from_numpy(np.array(item)).double() for item in (x, weight, bias))
@@ -163,6 +168,7 @@ def test_learned_weights_are_within_a_step_and_the_mean_is_kept(
     for node in graph.model.graph:
         if node.name in found:
             weight = constant(node.inputs[1])
+            assert weight is not None
             steps = weight_scales(weight).reshape(-1, 1, 1)
             assert np.abs(found[node.name].integers * steps - weight).max() <= steps.max() * (1 + 1e-6)
             changed += int((found[node.name].integers != np.rint(weight / steps)).sum())
