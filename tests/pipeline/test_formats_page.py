@@ -25,7 +25,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
 BLOCKS = {(kind, name): body for kind, name, body in re.findall(r"^```(\w+) ([^\n]+)\n(.*?)^```$", PAGE, re.M | re.S)}
 # Keyed by data, not by field: one entry stands for all.
 MAPS = {
-    "files", "scales", "trials", "tools", "tensor_errors", "rebuild", "onnx-int8", "accuracy",
+    "files", "scales", "rounded", "trials", "tools", "tensor_errors", "rebuild", "onnx-int8", "accuracy",
     "accuracy_ci95", "changed",
     "mcnemar_p", "balanced_accuracy", "macro_f1", "confusion", "where", "scores", "parts", "<fingerprint>",
 }  # fmt: skip
