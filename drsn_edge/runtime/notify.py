@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
 
 def notify(state: str, *, environment: Mapping[str, str] = os.environ) -> bool:
@@ -38,3 +39,34 @@ def watchdog_period_s(*, environment: Mapping[str, str] = os.environ) -> float |
     if not microseconds.isdecimal() or int(microseconds) == 0 or process not in ("", str(os.getpid())):
         return None
     return int(microseconds) / 2e6
+
+
+def watched(
+    stop: Callable[[], bool],
+    *,
+    environment: Mapping[str, str] = os.environ,
+    clock: Callable[[], float] = time.monotonic,
+) -> Callable[[], bool]:
+    """A loop's `stop`, which also tells systemd that the loop turns: ready at the first turn, alive at every due one.
+
+    Args:
+        stop: Asked in every turn whether to end.
+        environment: Of the process.
+        clock: Seconds that never go back.
+    """
+    period = watchdog_period_s(environment=environment)
+    due: list[float] = []  # empty until the first turn
+
+    def ask() -> bool:
+        now = clock()
+        if not due:
+            notify("READY=1", environment=environment)
+            due.append(now)
+        if period is not None and now >= due[0]:
+            notify("WATCHDOG=1", environment=environment)
+            due[0] = now + period
+        if ended := stop():
+            notify("STOPPING=1", environment=environment)
+        return ended
+
+    return ask
