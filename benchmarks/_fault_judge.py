@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,15 +15,17 @@ from numpy.typing import NDArray
 
 from benchmarks._fault_bundles import Recipe, exported, running_variances, wrong_epsilon
 from benchmarks._faults import ANY, FP16, INPUTS, INT8, Context, Fault, Graph
-from drsn_edge.bundle import GOLDEN, WEIGHTS, Bundle, graph_name
+from drsn_edge.bundle import CALIBRATION, GOLDEN, WEIGHTS, Bundle, graph_name
+from drsn_edge.calibration.contract import Calibration
 from drsn_edge.calibration.quantize import quantize
 from drsn_edge.errors import DrsnError, InputError
-from drsn_edge.exporters.canonical import CanonicalOptions
+from drsn_edge.exporters.canonical import CanonicalGraph, parse
 from drsn_edge.exporters.precision import emulated
-from drsn_edge.exporters.torch_graph import export_network
+from drsn_edge.exporters.units import find_units
 from drsn_edge.golden import Golden
 from drsn_edge.model.checkpoint import network_from_bytes
 from drsn_edge.model.runner import TorchRunner
+from drsn_edge.parity.decision_point import DecisionPoint
 from drsn_edge.parity.decisions import DecisionTally
 from drsn_edge.parity.gate import Gate
 from drsn_edge.parity.ledger import compare
@@ -30,7 +33,6 @@ from drsn_edge.parity.result import ParityResult
 from drsn_edge.parity.tolerances import derive
 from drsn_edge.pipeline.data import ModelData
 from drsn_edge.pipeline.hops import calibration_hop, measure_hops
-from drsn_edge.pipeline.sources import Source
 from drsn_edge.pipeline.sweep import SweepOptions, sweep
 from drsn_edge.pipeline.variants import Variant, Variants, open_variants
 from drsn_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
@@ -226,17 +228,22 @@ class Bench:
         )  # fmt: skip
 
 
+def reopen(data: bytes) -> CanonicalGraph:
+    """The canonical graph of a bundle's FP32 file."""
+    model = parse(data)
+    return CanonicalGraph(model, find_units(model))
+
+
 def faults_after(recipe: Recipe, work: Path, *, repeats: int) -> Iterator[Row]:
     """Every fault after export that this network has a place for."""
     bench = Bench(recipe, work)
-    twin = exported(Recipe(**{**vars(recipe), "name": f"{recipe.name}-twin", "seed": recipe.seed + 100}), work)[0]
     variances = running_variances(bench.source)
     for form in FORMS:
         kinds = ANY | (FP16 if form == "fp16" else INT8 if form == "int8" else {})
         for kind, fault in kinds.items():
             for repeat in range(repeats):
                 seed = zlib.crc32(f"{recipe.name} {form} {kind} {repeat}".encode())
-                found = _graph_fault(bench, twin, variances, kind, form, fault, seed)
+                found = _graph_fault(bench, variances, kind, form, fault, seed)
                 if found is not None:
                     yield found
         for kind, feed in INPUTS.items():
@@ -248,7 +255,7 @@ def faults_after(recipe: Recipe, work: Path, *, repeats: int) -> Iterator[Row]:
 
 
 def _graph_fault(
-    bench: Bench, twin: Bundle, variances: dict[str, Array], kind: str, form: str, fault: Fault, seed: int
+    bench: Bench, variances: dict[str, Array], kind: str, form: str, fault: Fault, seed: int
 ) -> Row | None:
     """The same fault in the graph and in its probe graph: one builder made both."""
     units = bench.bundle.units
@@ -258,7 +265,7 @@ def _graph_fault(
         unit = units[int(rng.integers(len(units)))]
         name = graph_name(form, probe=probe)
         graph = Graph(bench.base.read(name))
-        place = fault(graph, Context(unit, rng, variances, twin.read(name)))
+        place = fault(graph, Context(unit, rng, variances))
         if place is None:
             return None
         files[name] = graph.bytes()
@@ -314,13 +321,11 @@ def _weights_fault(bench: Bench, seed: int) -> Row | None:
     return bench.row(result, "bit flip in the weights file", "pytorch", "weights", logits, accuracy)
 
 
-def _decide(bench: Bench, forms: dict[str, bytes]) -> list[Any]:
-    """Decisions of several graphs against PyTorch, from -4 dB to clean."""
+def _decide(bench: Bench, runners: dict[str, Runner]) -> list[DecisionPoint]:
+    """Decisions of several forms against PyTorch, from -4 dB to clean."""
     points = []
-    with contextlib.ExitStack() as stack:
-        torch = stack.enter_context(TorchRunner(bench.network))
-        runners = {name: stack.enter_context(OnnxRuntimeRunner(emulated(data))) for name, data in forms.items()}
-        shifted = bench.data.shifted("test", draws=10)
+    shifted = bench.data.shifted("test", draws=10)
+    with TorchRunner(bench.network) as torch:
         for level in _LEVELS:
             tally = DecisionTally("pytorch", noise="none" if level is None else "gaussian", snr_db=level, gated=True)
             for draw in range(1 if level is None else 10):
@@ -338,41 +343,43 @@ def _decide(bench: Bench, forms: dict[str, bytes]) -> list[Any]:
 def before_export(recipe: Recipe, work: Path, *, quick: bool) -> Iterator[Row]:
     """Faults that are in everything that the bundle records of a form."""
     bench = Bench(recipe, work)
-    contract, labels = bench.source.contract, bench.source.labels
-    graph = export_network(bench.source.module, contract=contract, labels=labels, options=CanonicalOptions())
-    calibration = bench.bundle.read_json("calibration.json")
-    from drsn_edge.calibration.contract import Calibration
-
-    sound = Calibration.from_json(calibration)
+    graph = reopen(bench.base.read(graph_name("fp32")))
+    sound = Calibration.from_json(bench.bundle.read_json(CALIBRATION))
     rng = np.random.default_rng(recipe.seed)
-    made: dict[str, tuple[str, str, bytes]] = {}
-    for epsilon in (1e-3, 0.1) if quick else (1e-3, 1e-2, 0.1, 1.0):
-        wrong: Source = wrong_epsilon(bench.source, epsilon)
-        damaged = export_network(wrong.module, contract=contract, labels=labels, options=CanonicalOptions())
-        made[f"eps {epsilon:g}"] = ("wrong BN epsilon", "fp32", damaged.to_bytes())
-    recipes: dict[str, Callable[[float], float]] = {
+    kinds: dict[str, tuple[str, str]] = {}
+    forms: dict[str, Callable[[], Runner]] = {}
+    for epsilon in (1e-2, 1.0) if quick else (1e-3, 1e-2, 0.1, 0.3, 1.0):
+        module = wrong_epsilon(bench.source, epsilon)
+        kinds[f"eps {epsilon:g}"] = ("wrong BN epsilon", "fp32")
+        forms[f"onnx-fp32-eps {epsilon:g}"] = functools.partial(TorchRunner, module)
+    wrong: dict[str, Callable[[float], float]] = {
         "windows of a quarter of the size": lambda scale: scale / 4,
         "windows of an eighth of the size": lambda scale: scale / 8,
         "one window ten times as loud": lambda scale: scale * 10,
+        "one window thirty times as loud": lambda scale: scale * 30,
         "noise in place of recordings": lambda scale: scale * float(rng.lognormal(0, 1.2)),
     }
-    for name, change in recipes.items():
+    for name, change in wrong.items():
         scales = {layer: float(np.float32(change(scale))) for layer, scale in sound.scales.items()}
-        made[name] = ("wrong calibration", "int8", quantize(graph, plan=sound.plan, scales=scales).to_bytes())
-    forms = {f"onnx-{form}": bench.base.read(graph_name(form)) for form in ("fp32", "int8")}
-    points = _decide(bench, forms | {f"onnx-{form}-{name}": data for name, (_, form, data) in made.items()})
-    for name, (kind, form, data) in made.items():
-        yield _judge_before(bench, points, name, kind, form, data)
+        data = quantize(graph, plan=sound.plan, scales=scales).to_bytes()
+        kinds[name] = ("wrong calibration", "int8")
+        forms[f"onnx-int8-{name}"] = functools.partial(OnnxRuntimeRunner, emulated(data))
+    for form in ("fp32", "int8"):
+        forms[f"onnx-{form}"] = functools.partial(OnnxRuntimeRunner, emulated(bench.base.read(graph_name(form))))
+    with contextlib.ExitStack() as stack:
+        runners = {name: stack.enter_context(make()) for name, make in forms.items()}
+        points = _decide(bench, runners)
+        for name, (kind, form) in kinds.items():
+            yield _judge_before(bench, points, name, kind, form, runners[f"onnx-{form}-{name}"])
 
 
-def _judge_before(bench: Bench, points: list[Any], name: str, kind: str, form: str, data: bytes) -> Row:
+def _judge_before(bench: Bench, points: list[DecisionPoint], name: str, kind: str, form: str, runner: Runner) -> Row:
     variant = f"onnx-{form}-{name}"
     bounds = [point.changed[f"onnx-{form}"].ci95[1] for point in points]
     rates = [point.changed[variant].rate for point in points]
     worst = int(np.argmax([rate - 2 * bound for rate, bound in zip(rates, bounds, strict=True)]))
-    with OnnxRuntimeRunner(emulated(data)) as runner:
-        logits = run_batched(runner, bench.golden.windows)["logits"]
-        accuracy = bench._right(run_batched(runner, bench.test.x)["logits"])
+    logits = run_batched(runner, bench.golden.windows)["logits"]
+    accuracy = bench._right(run_batched(runner, bench.test.x)["logits"])
     golden = bench.golden
     single = golden.logits["onnx-fp32"]
     if form == "fp32":
@@ -381,7 +388,7 @@ def _judge_before(bench: Bench, points: list[Any], name: str, kind: str, form: s
     else:
         tolerance = derive("precision", "int8", reference=single)
         caught = bool(tolerance.violations(compare(single, logits)))
-    chosen = [DecisionOnly(point, variant, f"onnx-{form}").point for point in points]
+    chosen = [_alone(point, variant, f"onnx-{form}") for point in points]
     judged = ParityResult("pytorch", (), tuple(chosen), gate=Gate()).judged()
     caught = caught or not judged.passed
     return Row(
@@ -396,22 +403,11 @@ def _judge_before(bench: Bench, points: list[Any], name: str, kind: str, form: s
     )  # fmt: skip
 
 
-class DecisionOnly:
+def _alone(point: DecisionPoint, variant: str, name: str) -> DecisionPoint:
     """A noise level with one variant, under the name that says its precision."""
-
-    def __init__(self, point: Any, variant: str, name: str) -> None:
-        import dataclasses
-
-        self.point = dataclasses.replace(
-            point,
-            accuracy={},
-            changed={name: point.changed[variant]},
-            mcnemar_p={},
-            accuracy_ci95={},
-            balanced_accuracy={},
-            macro_f1={},
-            confusion={},
-        )
+    return DecisionPoint(
+        point.noise, point.snr_db, point.windows, point.draws, point.gated, changed={name: point.changed[variant]}
+    )
 
 
 def clean_export(recipe: Recipe, work: Path, *, opset: int, method: str, seed: int) -> dict[str, Any]:

@@ -20,6 +20,7 @@ Beside it: a gate that compares accuracy on clean test windows (one point), and 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 import tempfile
@@ -48,19 +49,16 @@ def main() -> int:
     clean: list[dict[str, Any]] = []
     if args.only != "clean":
         for recipe in recipes:
-            rows += _kept(work, f"after-{recipe.name}", lambda recipe=recipe: faults_after(recipe, work, repeats=1))
+            rows += _kept(work, f"after-{recipe.name}", functools.partial(faults_after, recipe, work, repeats=1))
             _say(args, f"{recipe.name}: {len(rows)} faults, {time.perf_counter() - began:.0f} s")
         for recipe in recipes:
-            rows += _kept(
-                work,
-                f"before-{recipe.name}",
-                lambda recipe=recipe: before_export(recipe, work, quick=args.quick),
-            )
+            before = functools.partial(before_export, recipe, work, quick=args.quick)
+            rows += _kept(work, f"before-{recipe.name}", before)
             _say(args, f"before export: {len(rows)} faults, {time.perf_counter() - began:.0f} s")
     if args.only != "faults":
         for recipe, opset, method, seed in cases(args.quick):
-            name = f"clean-{recipe.name}-{opset}-{seed}"
-            clean.append(_once(work, name, lambda: clean_export(recipe, work, opset=opset, method=method, seed=seed)))  # noqa: B023
+            export = functools.partial(clean_export, recipe, work, opset=opset, method=method, seed=seed)
+            clean.append(_once(work, f"clean-{recipe.name}-{opset}-{seed}", export))
             _say(args, f"{len(clean)} clean exports, {time.perf_counter() - began:.0f} s")
     document = {
         "options": {"quick": args.quick, "networks": [recipe.name for recipe in recipes]},

@@ -12,8 +12,9 @@ from drsn_edge.bundle import CALIBRATION, GOLDEN, REPORT, REPORT_DATA, Bundle, N
 from drsn_edge.extras import available, require
 from drsn_edge.files import dump_json, write_bytes
 from drsn_edge.golden import Golden
+from drsn_edge.parity.logits import as_logits, margins
 from drsn_edge.parity.result import ParityResult
-from drsn_edge.report.data import Example, ReportData
+from drsn_edge.report.data import Example, ReportData, WorstWindow
 from drsn_edge.report.page import render
 
 
@@ -103,6 +104,7 @@ def report_data(bundle: Bundle, result: ParityResult, *, title: str, notes: Sequ
         ],
         labels=bundle.labels,
         example=_example(bundle),
+        worst=_worst(bundle),
     )
 
 
@@ -112,6 +114,34 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(_text(item) for item in value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _worst(bundle: Bundle, count: int = 4) -> tuple[WorstWindow, ...]:
+    """Golden windows of a class on which the least precise form eats most of the margin, by what was recorded."""
+    golden = Golden.from_bytes(bundle.read(GOLDEN))
+    form = next((name for name in ("onnx-int8", "onnx-fp16") if name in golden.logits), None)
+    if form is None or bundle.contract.image is not None:
+        return ()
+    want, have = (as_logits(golden.logits[name], name=name) for name in ("pytorch", form))
+    margin = margins(want)
+    eaten = 2 * np.abs(have - want).max(axis=1) / np.maximum(margin, 1e-30)
+    rows = [int(row) for row in np.argsort(-eaten, kind="stable") if golden.y[row] >= 0][:count]
+    labels = bundle.labels
+    return tuple(
+        WorstWindow(
+            number=place,
+            window=golden.windows[row, 0],
+            sample_rate_hz=bundle.contract.sample_rate_hz,
+            units=bundle.contract.units,
+            caption=f"{labels[int(golden.y[row])]}, "
+            + ("clean" if np.isnan(golden.snr_db[row]) else f"{golden.snr_db[row]:g} dB"),
+            variant=form,
+            reference=labels[int(want[row].argmax())],
+            decided=labels[int(have[row].argmax())],
+            margin_eaten=float(eaten[row]),
+        )
+        for place, row in enumerate(rows, start=1)
+    )
 
 
 def _example(bundle: Bundle) -> Example | None:

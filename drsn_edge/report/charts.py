@@ -6,15 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from drsn_edge.parity.decision_point import DecisionPoint
 from drsn_edge.parity.gate import Gate
 from drsn_edge.parity.result import Hop
 from drsn_edge.parity.shrinkage import ShrinkageDrift
 from drsn_edge.parity.variants import precision_of
-from drsn_edge.report.data import Example
 from drsn_edge.report.svg import INK, draw
 from drsn_edge.report.text import level, percent
 
@@ -162,8 +158,12 @@ def _limits(
         limit = gate.changed_limit.get(precision)
         if limit is not None:
             axes.plot(reach, [100 * limit] * 2, color=INK, linestyle=(0, (4, 2)), linewidth=1)
-            note = f"limit {precision} {percent(limit)}"
-            axes.annotate(note, (reach[1], 100 * limit), (0, 2), textcoords="offset points", ha="right", fontsize=8.5)
+            # Beside the axes: above the line it would stand on the intervals that it is for.
+            note = f"limit {precision}\n{percent(limit)}"
+            axes.annotate(
+                note, (1.0, 100 * limit), (4, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
+                ha="left", va="center", fontsize=8.5, annotation_clip=False,
+            )  # fmt: skip
     axes.set_xlim(min(places) - 1, max(places) + 1)
 
 
@@ -203,6 +203,38 @@ def drift(drifts: Sequence[ShrinkageDrift]) -> str | None:
     return draw("drift", label, build, height=1.2 + 0.21 * len(units))
 
 
+def zeroed(drifts: Sequence[ShrinkageDrift]) -> str | None:
+    """Share of features that every unit sets to zero: the reference as bars, the variants as markers on them."""
+    kept = [item for item in drifts if item.zero_share is not None and item.zero_share_reference is not None]
+    units = list(dict.fromkeys(item.unit for item in kept))
+    variants = list(dict.fromkeys(item.variant for item in kept))
+    if not units:
+        return None
+    reference = {item.unit: 100 * (item.zero_share_reference or 0.0) for item in kept}
+    said = ", ".join(f"{unit} {reference[unit]:.0f} %" for unit in units)
+
+    def build(figure: Any) -> None:
+        axes = figure.add_subplot()
+        axes.barh(
+            range(len(units)), [reference[unit] for unit in units], height=0.6, color=INK, alpha=0.16, label="onnx-fp32"
+        )
+        for index, variant in enumerate(variants):
+            rows = [
+                (units.index(item.unit), 100 * (item.zero_share or 0.0)) for item in kept if item.variant == variant
+            ]
+            aside = 0.18 * (index - (len(variants) - 1) / 2)
+            style = {**look(variant), "linestyle": "none"}
+            axes.plot([value for _, value in rows], [place + aside for place, _ in rows], label=variant, **style)
+        axes.set_yticks(range(len(units)), units)
+        axes.invert_yaxis()
+        axes.set_xlim(left=0)
+        axes.grid(visible=False, axis="y")
+        axes.set_title("features set to zero, %")
+        figure.legend(loc="outside lower center", ncols=_columns([*variants, "reference"]))
+
+    return draw("zeroed", f"Share of features set to zero per unit: {said}.", build, height=1.2 + 0.21 * len(units))
+
+
 def hops(items: Sequence[Hop]) -> str | None:
     """How loud the error of each hop is, in dB below the logits."""
     if not items:
@@ -240,35 +272,3 @@ def _said(hop: Hop) -> str:
     if hop.error.nonfinite:
         return "NaN or infinity"
     return level(-hop.error.sqnr_db) + (", out of tolerance" if hop.status == "failed" else "")
-
-
-def example(item: Example) -> str:
-    """One window, and one channel of a unit before and after soft thresholding."""
-
-    def build(figure: Any) -> None:
-        top, bottom = figure.subplots(2, 1)
-        time_ms, samples = _thin(np.arange(len(item.window)) / item.sample_rate_hz * 1e3, np.asarray(item.window))
-        top.plot(time_ms, samples, color=INK, linewidth=0.7)
-        top.set_title("raw window")
-        top.set_xlabel("time, ms")
-        top.set_ylabel(item.units)
-        place = np.arange(len(item.before))
-        bottom.axhspan(-item.threshold, item.threshold, color="#E69F00", alpha=0.25, lw=0, label="dead zone")
-        bottom.plot(*_thin(place, np.asarray(item.before)), color="#56B4E9", linewidth=0.9, label="before")
-        bottom.plot(*_thin(place, np.asarray(item.after)), color="#D55E00", linewidth=1.1, label="after shrinkage")
-        bottom.set_title(f"{item.unit}, one channel, threshold {item.threshold:.3g}")
-        bottom.set_xlabel("position")
-        figure.legend(*bottom.get_legend_handles_labels(), loc="outside lower center", ncols=3)
-
-    zero = float(np.mean(np.asarray(item.after) == 0))
-    label = f"{item.caption}. {item.unit} sets {percent(zero)} of the channel shown to zero."
-    return draw("example", label, build, height=4.6)
-
-
-def _thin(place: NDArray[Any], values: NDArray[Any], most: int = 1500) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Smallest and largest value of each stretch: peaks stay, and the page stays small."""
-    if len(values) <= most:
-        return place, values
-    stretches = np.array_split(np.arange(len(values)), most // 2)
-    kept = np.array([sorted((row[np.argmin(values[row])], row[np.argmax(values[row])])) for row in stretches]).ravel()
-    return place[kept], values[kept]

@@ -51,8 +51,40 @@ class Example:
 
 
 @dataclass(frozen=True)
+class WorstWindow:
+    """A window on which a variant came near another decision, or took it.
+
+    Attributes:
+        number: Its place among the worst, from 1.
+        window: Raw samples of its first channel, `[samples]`.
+        sample_rate_hz, units: For the axes.
+        caption: What it is: class, SNR.
+        variant: Whose error is meant.
+        reference, decided: What the reference and the variant decide.
+        margin_eaten: Share of the reference's margin that the variant's error takes.
+    """
+
+    number: int
+    window: NDArray[Any]
+    sample_rate_hz: float
+    units: str
+    caption: str
+    variant: str
+    reference: str
+    decided: str
+    margin_eaten: float
+
+    @property
+    def outcome(self) -> str:
+        """What became of the decision, in words."""
+        if self.decided != self.reference:
+            return f"{self.variant} decides {self.decided} in place of {self.reference}"
+        return f"{self.variant} decides {self.decided} too"
+
+
+@dataclass(frozen=True)
 class ReportData:
-    """Everything that the page shows; `report.json` holds the same without the example.
+    """Everything that the page shows; `report.json` holds the same without samples.
 
     Attributes:
         title: Of the page, as the name of the bundle.
@@ -65,6 +97,7 @@ class ReportData:
         files: One row per file of the bundle: name, size in bytes, SHA-256.
         labels: Class names in the order of the logits; empty: numbers.
         example: One window to look at.
+        worst: Windows that came nearest to another decision, the worst first.
     """
 
     title: str
@@ -77,6 +110,7 @@ class ReportData:
     files: Sequence[Row] = ()
     labels: Sequence[str] = ()
     example: Example | None = None
+    worst: Sequence[WorstWindow] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -106,7 +140,7 @@ class ReportData:
                 got=f"format_version {value.get('format_version')}",
                 expected=f"format_version {FORMAT_VERSION}",
             )
-        names = set(cls.__dataclass_fields__) - {"example"}
+        names = set(cls.__dataclass_fields__) - {"example", "worst"}
         missing = sorted(names - set(value))
         if missing:
             raise InputError(

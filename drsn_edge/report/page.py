@@ -46,6 +46,7 @@ def render(report: ReportData) -> str:
             sections.ledger(result),
             sections.confusion(result, report.labels),
             sections.example(report.example),
+            sections.worst(report.worst),
             _rows("Precision plan", "What each layer is, and why.", report.plan),
             _rows("Engines", "Built for one GPU and one TensorRT version each.", report.engines),
             sections.section("Model", "What the network is.", pairs(report.model)) if report.model else "",

@@ -9,8 +9,8 @@ from drsn_edge.parity.decision_point import Changed, Confusion, DecisionPoint
 from drsn_edge.parity.gate import Gate
 from drsn_edge.parity.result import Hop, ParityResult
 from drsn_edge.parity.variants import PRECISIONS, precision_of
-from drsn_edge.report import charts
-from drsn_edge.report.data import Example
+from drsn_edge.report import charts, window_charts
+from drsn_edge.report.data import Example, WorstWindow
 from drsn_edge.report.text import NONE, number, percent, plain, table
 
 
@@ -125,36 +125,27 @@ def shrinkage(result: ParityResult) -> str:
         "A shrinkage unit sets to zero what it takes for noise. Threshold error is the mean error of its thresholds "
         "over their mean; a dead-zone flip is a feature that is zero in one execution and not in the other."
     )
-    drawn = figure("Drift per unit", charts.drift(result.shrinkage))
+    drift = figure("Drift per unit", charts.drift(result.shrinkage))
+    drawn = (
+        f'<div class="figures">{drift}{figure("What was zeroed", charts.zeroed(result.shrinkage))}</div>'
+        if drift
+        else ""
+    )
     return section("Shrinkage drift", introduction, drawn, table("Drift per unit", columns, rows) if rows else "")
 
 
 def ledger(result: ParityResult) -> str:
     """Every hop with its error, and its share of all error."""
     shares = result.shares
-    columns = [
-        "hop",
-        "runner",
-        "status",
-        "windows",
-        "max |diff|",
-        "RMSE",
-        "SQNR, dB",
-        "top-1",
-        "margin eaten",
-        "share of error",
-        "judged by",
-        "would just pass",
-        "limit",
-    ]
+    columns = ["hop", "status", "max |diff|", "RMSE", "SQNR, dB", "top-1", "margin eaten", "share of error"]
+    columns += ["nearest limit", "would just pass", "limit"]
     rows = []
     for hop, share in zip(result.hops, shares, strict=True):
         error = hop.error
         figures = (
-            [None] * 10
+            [None] * 9
             if error is None
             else [
-                error.windows,
                 number(error.max_abs),
                 number(error.rmse),
                 number(error.sqnr_db),
@@ -164,17 +155,30 @@ def ledger(result: ParityResult) -> str:
                 *_judged(hop, result.gate),
             ]
         )
-        status = hop.status.replace("_", " ") + (f": {hop.reason}" if hop.reason else "")
-        if hop.first_divergence:
-            status += f"; first divergence in {hop.first_divergence}"
-        rows.append([f"{hop.from_} → {hop.to}", hop.runner, status, *figures])
+        rows.append([f"{hop.from_} → {hop.to}", hop.status.replace("_", "\u00a0"), *figures])
+    remarks = [f"{hop.from_} → {hop.to} was not run: {hop.reason}" for hop in result.hops if hop.status == "not_run"]
+    remarks += [f"{hop.from_} → {hop.to}: {hop.reason}" for hop in result.hops if hop.status == "failed" and hop.reason]
+    remarks += [
+        f"{hop.from_} → {hop.to} first leaves its limit in {hop.first_divergence}"
+        for hop in result.hops
+        if hop.first_divergence
+    ]
     introduction = (
         "Where error enters between PyTorch and the engine. Margin eaten is the largest share of a window's decision "
         "margin that the error takes up: below 100 % no decision can have changed. Share of error is a hop's part of "
         "the squared error of its chain, from float64 to the last form of its precision."
     )
     drawn = figure("Error of each hop", charts.hops(result.hops))
-    return section("Error ledger", introduction, drawn, table("Hops", columns, rows) if rows else "")
+    run = sorted({hop.runner for hop in result.hops if hop.error is not None})
+    windows = max((hop.error.windows for hop in result.hops if hop.error is not None), default=0)
+    caption = f"Hops on {windows} golden windows, run by {', '.join(run)}"
+    return section(
+        "Error ledger",
+        introduction,
+        drawn,
+        table(caption, columns, rows) if rows else "",
+        bullets("Hops in words", remarks),
+    )
 
 
 def _judged(hop: Hop, gate: Gate) -> list[str | None]:
@@ -223,7 +227,31 @@ def example(item: Example | None) -> str:
     """One window and what shrinkage makes of it."""
     if item is None:
         return ""
-    return section("One window", item.caption, figure("", charts.example(item)))
+    return section("One window", item.caption, figure("", window_charts.example(item)))
+
+
+def worst(items: Sequence[WorstWindow]) -> str:
+    """The windows that came nearest to another decision."""
+    if not items:
+        return ""
+    rows = [
+        [
+            item.number,
+            item.caption,
+            item.reference,
+            item.decided,
+            item.decided != item.reference,
+            percent(item.margin_eaten),
+        ]
+        for item in items
+    ]
+    columns = ["", "window", "reference decides", f"{items[0].variant} decides", "changed", "margin eaten"]
+    introduction = (
+        f"The golden windows on which the error of {items[0].variant} takes the largest share of the reference's "
+        "margin. At 100 % a decision can change; most of these windows were chosen because their margin is small."
+    )
+    drawn = figure("Raw samples of the first channel", window_charts.worst(items))
+    return section("Worst windows", introduction, drawn, table("Worst windows", columns, rows))
 
 
 def gate(result: ParityResult) -> str:

@@ -161,7 +161,7 @@ def test_tensorrt_for_rtx_builds_probe_engines(opened: tuple[Bundle, Golden], tm
     for precision in ("fp32", "fp16", "int8"):
         options = probe_engine.probe_options("tensorrt-rtx", precision, "sm86")
         made = build_engine(bundle.read(graph_name(precision, probe=True)), options=options)
-        names = {tensor.name for tensor in made.tensors}
+        names = {tensor.spec.name for tensor in made.tensors}
         assert {"logits", "units.0.threshold", "units.1.shrunk"} <= names
 
 

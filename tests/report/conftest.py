@@ -11,7 +11,7 @@ from drsn_edge.parity.ledger import compare
 from drsn_edge.parity.result import Hop, ParityResult
 from drsn_edge.parity.shrinkage import ShrinkageDrift
 from drsn_edge.parity.tolerances import derive
-from drsn_edge.report.data import Example, ReportData
+from drsn_edge.report.data import Example, ReportData, WorstWindow
 
 LABELS = ("normal", "inner 7", "inner 14", "outer 7", "outer 14", "ball 7")
 ERRORS = {"pytorch": 0.0, "onnx-fp32": 2e-6, "onnx-fp16": 6e-3, "onnx-int8": 0.25}
@@ -72,6 +72,20 @@ def report(**change: Any) -> ReportData:
         after=before - np.clip(before, -tau, tau),
         threshold=tau,
     )
+    worst = [
+        WorstWindow(
+            number=place,
+            window=example.window + 0.1 * rng.normal(size=2048),
+            sample_rate_hz=12_000,
+            units="m/s²",
+            caption=f"inner 7, {snr} dB",
+            variant="onnx-int8",
+            reference="inner 7",
+            decided="inner 14" if place == 1 else "inner 7",
+            margin_eaten=1.3 / place,
+        )
+        for place, snr in ((1, -6), (2, -4), (3, -6))
+    ]
     values: dict[str, Any] = {
         "title": "bearing.drsn",
         "verdict": "The int8 graph decides as PyTorch does in at least 97 of 100 noisy windows from -4 dB up; no "
@@ -101,6 +115,7 @@ def report(**change: Any) -> ReportData:
         ],
         "labels": LABELS,
         "example": example,
+        "worst": worst,
     }
     return ReportData(**{**values, **change})
 

@@ -16,7 +16,7 @@ import pytest
 from drsn_edge.errors import InputError, MissingDependency
 from drsn_edge.files import dump_json
 from drsn_edge.parity.result import ParityResult
-from drsn_edge.report import charts, text
+from drsn_edge.report import charts, text, window_charts
 from drsn_edge.report.data import Example, ReportData
 from drsn_edge.report.page import render, write_report
 
@@ -76,9 +76,9 @@ def page(source: str) -> Page:
 
 def test_the_page_is_well_formed_and_has_every_section(page: Page) -> None:
     said = " ".join(page.words)
-    for heading in ("Decisions", "Shrinkage drift", "Error ledger", "Confusion", "One window", "Precision plan"):
+    for heading in ("Decisions", "Shrinkage drift", "Error ledger", "Confusion", "One window", "Worst windows"):
         assert heading in said
-    for heading in ("Engines", "Model", "Provenance", "Files"):
+    for heading in ("Precision plan", "Engines", "Model", "Provenance", "Files"):
         assert heading in said
     assert page.tags["h1"] == 1
     assert page.tags["main"] == 1
@@ -107,7 +107,7 @@ def test_references_inside_figures_lead_somewhere_and_ids_are_unique(source: str
 
 def test_every_figure_is_drawn_and_described(source: str, page: Page) -> None:
     figures = re.findall(r"<svg.*?</svg>", source, flags=re.DOTALL)
-    assert len(figures) == 5
+    assert len(figures) == 7
     for figure in figures:
         assert figure.count("<path") >= 3
         assert re.search(r'viewBox="0 0 [\d.]+ [\d.]+"', figure)
@@ -124,8 +124,9 @@ def test_figures_show_the_figures(make_parity: Callable[..., ParityResult]) -> N
     assert drawn is not None
     # one marker per variant and level, two limits; fp32 changes nothing and is left out
     assert len(re.findall(r"<use ", drawn)) >= 2 * len(points)
-    assert "limit int8 3.00 %" in drawn
-    assert "limit fp16 0.50 %" in drawn
+    said = re.sub(r"<[^>]+>|\s+", " ", drawn)
+    for words in ("limit int8", "3.00 %", "limit fp16", "0.50 %"):
+        assert words in said
     assert "onnx-fp32" not in drawn
     hops = charts.hops(result.hops)
     assert hops is not None
@@ -135,6 +136,7 @@ def test_figures_show_the_figures(make_parity: Callable[..., ParityResult]) -> N
 def test_strings_from_outside_are_escaped(make_report: Callable[..., ReportData]) -> None:
     base = make_report()
     parity = json.loads(json.dumps(base.parity).replace("no GPU", "NASTY").replace("units.3", "units.NASTY"))
+    worst = [dataclasses.replace(item, caption=NASTY, units=NASTY, decided=NASTY, variant=NASTY) for item in base.worst]
     parity["hops"][3]["reason"] = parity["hops"][0]["runner"] = NASTY
     parity["shrinkage"][0]["unit"] = parity["decisions"][0]["noise"] = NASTY
     parity["notes"] = [NASTY]
@@ -152,6 +154,7 @@ def test_strings_from_outside_are_escaped(make_report: Callable[..., ReportData]
         files=[{"name": NASTY, "size": 3}],
         labels=[NASTY] * 6,
         example=example,
+        worst=worst,
     )
     source = render(dirty)
     assert "<script" not in source
@@ -194,7 +197,7 @@ def test_one_noise_level_is_enough(make_parity: Callable[..., ParityResult]) -> 
     result = make_parity()
     clean = dataclasses.replace(result, decisions=result.decisions[:1])
     page = Page(render(ReportData("clean.drsn", "Clean only.", clean.to_json())))
-    assert page.tags["svg"] == 4
+    assert page.tags["svg"] == 5
     assert any("no noise" in label for label in page.labels)
 
 
@@ -208,7 +211,7 @@ def test_json_round_trip(make_report: Callable[..., ReportData], source: str) ->
     base = make_report()
     again = ReportData.from_json(json.loads(json.dumps(base.to_json())))
     assert again.example is None
-    assert render(dataclasses.replace(again, example=base.example)) == source
+    assert render(dataclasses.replace(again, example=base.example, worst=base.worst)) == source
     assert dump_json(again.to_json()) == dump_json(base.to_json())
 
 
@@ -250,7 +253,7 @@ def test_without_matplotlib_the_command_that_installs_it_is_named(
 def test_thinning_keeps_the_peaks() -> None:
     values = np.random.default_rng(0).normal(size=20_000)
     values[777], values[12_345] = 50, -50
-    place, kept = charts._thin(np.arange(20_000), values)
+    place, kept = window_charts._thin(np.arange(20_000), values)
     assert len(kept) <= 1500
     assert (kept.max(), kept.min()) == (50, -50)
     assert np.array_equal(values[place], kept)
