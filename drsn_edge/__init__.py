@@ -21,17 +21,22 @@ if TYPE_CHECKING:
     from drsn_edge.pipeline.inspect import inspect as inspect
     from drsn_edge.pipeline.push import push as push
     from drsn_edge.pipeline.receive import receive as receive
+    from drsn_edge.pipeline.run import StreamOptions as StreamOptions
+    from drsn_edge.pipeline.run import run as run
     from drsn_edge.pipeline.study import study as study
     from drsn_edge.pipeline.study_result import summarise_study as summarise_study
     from drsn_edge.pipeline.survey import data as data
     from drsn_edge.pipeline.sweep import SweepOptions as SweepOptions
     from drsn_edge.pipeline.train import train as train
     from drsn_edge.pipeline.verify import verify as verify
+    from drsn_edge.stream.smoothing import SmoothingOptions as SmoothingOptions
     from drsn_edge.training.study import StudyOptions as StudyOptions
 
 _PUBLIC = {
     "Bundle": "drsn_edge.bundle",
     "ExportOptions": "drsn_edge.pipeline.export",
+    "SmoothingOptions": "drsn_edge.stream.smoothing",
+    "StreamOptions": "drsn_edge.pipeline.run",
     "StudyOptions": "drsn_edge.training.study",
     "SweepOptions": "drsn_edge.pipeline.sweep",
     "build": "drsn_edge.pipeline.build",
@@ -42,6 +47,7 @@ _PUBLIC = {
     "inspect": "drsn_edge.pipeline.inspect",
     "push": "drsn_edge.pipeline.push",
     "receive": "drsn_edge.pipeline.receive",
+    "run": "drsn_edge.pipeline.run",
     "study": "drsn_edge.pipeline.study",
     "summarise_study": "drsn_edge.pipeline.study_result",
     "train": "drsn_edge.pipeline.train",
@@ -51,6 +57,8 @@ _PUBLIC = {
 __all__ = [
     "Bundle",
     "ExportOptions",
+    "SmoothingOptions",
+    "StreamOptions",
     "StudyOptions",
     "SweepOptions",
     "__version__",
@@ -62,6 +70,7 @@ __all__ = [
     "inspect",
     "push",
     "receive",
+    "run",
     "study",
     "summarise_study",
     "train",

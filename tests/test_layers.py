@@ -16,7 +16,7 @@ LAYERS = (
     ("cli",),
     ("pipeline",),
     ("report", "training", "exporters", "calibration"),
-    ("parity", "model", "runtime"),
+    ("parity", "model", "runtime", "stream"),
     ("bundle", "golden", "manifest", "signals"),
     ("errors", "extras", "files", "progress", "_version"),
 )
@@ -137,6 +137,12 @@ def test_late_names_exist() -> None:
 def test_runtime_never_needs_torch_or_onnx(module: str) -> None:
     tops = {target.split(".")[0] for target in imports(MODULES[module])}
     assert not tops & {"torch", "onnx", "onnx_ir", "onnxscript"}
+
+
+@pytest.mark.parametrize("module", sorted(name for name in MODULES if part_of(name) == "stream"))
+def test_streaming_needs_numpy_alone(module: str) -> None:
+    tops = {target.split(".")[0] for target in imports(MODULES[module])}
+    assert not tops & {"torch", "onnx", "onnx_ir", "onnxruntime", "scipy", "tensorrt", "tensorrt_rtx", "cuda"}
 
 
 @pytest.mark.parametrize("module", sorted(name for name in MODULES if part_of(name) == "parity"))

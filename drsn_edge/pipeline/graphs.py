@@ -27,6 +27,7 @@ from drsn_edge.parity.tolerances import derive
 from drsn_edge.pipeline.data import ModelData
 from drsn_edge.pipeline.golden import choose_golden, record_golden, reference_windows
 from drsn_edge.pipeline.sources import Source
+from drsn_edge.pipeline.telemetry import telemetry_range
 from drsn_edge.progress import SILENT, Progress
 from drsn_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
 from drsn_edge.runtime.runner import run_batched
@@ -125,6 +126,7 @@ def make_graphs(
     if source.split is not None:
         files[SPLIT] = NewFile(dump_json(source.split.to_json()).encode(), "split")
     manifest = _manifest(source, graph, weights_sha256, calibration, golden, errors, snr)
+    manifest["model"]["telemetry"] = telemetry_range(fp32, graph, data, noises, snr, options, notes)
     return Graphs(files, manifest, plan, tuple(notes))
 
 

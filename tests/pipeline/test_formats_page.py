@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ BLOCKS = {(kind, name): body for kind, name, body in re.findall(r"^```(\w+) ([^\
 MAPS = {
     "files", "scales", "rounded", "trials", "tools", "tensor_errors", "rebuild", "onnx-int8", "accuracy",
     "accuracy_ci95", "changed",
-    "mcnemar_p", "balanced_accuracy", "macro_f1", "confusion", "where", "scores", "parts", "<fingerprint>",
+    "sensors", "mcnemar_p", "balanced_accuracy", "macro_f1", "confusion", "where", "scores", "parts", "<fingerprint>",
 }  # fmt: skip
 
 
@@ -53,7 +54,7 @@ def differences(shown: Any, real: Any, where: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def real(workshop: Any) -> dict[str, Any]:
+def real(workshop: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The document behind every example."""
     bundle = Bundle.open(workshop.bundle)
     documents = {
@@ -70,9 +71,30 @@ def real(workshop: Any) -> dict[str, Any]:
     if available("tensorrt_rtx"):
         repeated = build(workshop.bundle, backend="rtx", targets=("sm86",), repeat=2)
         documents["build --json"] = json.loads(json.dumps(repeated.to_json()))
+    documents |= streamed(workshop, tmp_path_factory.mktemp("stream"))
     for key in bundle.engines():
         documents["engine.json"] = bundle.read_json(f"engines/{key}/engine.json")
     return documents
+
+
+def streamed(workshop: Any, folder: Path) -> dict[str, Any]:
+    """What `run` writes."""
+    source = Path(workshop.data.removeprefix("table:")).parent / "low-one.npy"
+    said = CliRunner().invoke(
+        app,
+        [
+            "run", str(workshop.bundle), f"de={source}", "--events", str(folder / "all.jsonl"), "--state",
+            str(folder / "s.json"), "--command", f"{sys.executable} -c pass", "--json",
+        ],
+    )  # fmt: skip
+    lines = [json.loads(line) for line in (folder / "all.jsonl").read_text().splitlines()]
+    decision = next(item for item in lines if item["type"] == "decision")
+    return {
+        "decision": {**decision, "threshold": [], "zero_share": []},  # with --telemetry
+        "alarm": next(item for item in lines if item.get("kind") == "state"),
+        "state": json.loads((folder / "s.json").read_text()),
+        "run --json": json.loads(said.stdout),
+    }
 
 
 EXAMPLES = sorted(name for kind, name in BLOCKS if kind == "json")
@@ -81,7 +103,7 @@ EXAMPLES = sorted(name for kind, name in BLOCKS if kind == "json")
 def test_every_format_has_its_example() -> None:
     assert set(EXAMPLES) == {
         "config.json", "split.json", "manifest.json", "calibration.json", "engine.json", "verified", "verify --json",
-        "build --json", "doctor --json", "error",
+        "build --json", "doctor --json", "error", "decision", "alarm", "state", "run --json",
     }  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+"""From sensor to decision: sources, rings, windows, smoothing, drift, outputs. NumPy only."""
