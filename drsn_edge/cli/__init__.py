@@ -8,7 +8,6 @@ import typer
 
 from drsn_edge._version import __version__
 from drsn_edge.cli import build, data, demo, doctor, export, inspect, push, receive, run, study, train, verify
-from drsn_edge.cli import build, data, demo, doctor, export, inspect, run, study, train, verify
 from drsn_edge.cli.ui import Command
 
 app = typer.Typer(

@@ -17,7 +17,7 @@ Examples:
     drsn-edge run cw.drsn pump.wav
     drsn-edge run cw.drsn de=tcp://10.0.0.7:5000,format=int16 --alarms alarms.jsonl
     drsn-edge run cw.drsn recordings/ --events all.csv --state run.json
-    drsn-edge run cw.drsn stdin,format=float32 --fast --events - < samples.raw
+    drsn-edge run cw.drsn stdin,format=float32 --events - < samples.raw
 """
 
 

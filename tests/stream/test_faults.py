@@ -33,13 +33,6 @@ Lines = Callable[..., list[dict[str, Any]]]
 Tone = Callable[..., Any]
 
 
-class Script:
-    """A live source whose polls are written down: seconds to let pass, then samples or an event."""
-
-    def __init__(self, steps: list[Any]) -> None:
-        self.steps = steps
-
-
 @pytest.fixture
 def play(hands: Any, contract: SignalContract, by_sign: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Run a real-time stream over a pipe source whose bytes are scripted; the sensor, the stream and its records."""
@@ -71,7 +64,7 @@ def play(hands: Any, contract: SignalContract, by_sign: Any, monkeypatch: pytest
         monkeypatch.setattr(sensor.source, "_read", read)
         stream = Stream(
             [sensor], by_sign, contract=contract, labels=("low", "high"), temperature=1.0, max_batch=16, clock=hands,
-            real_time=True, on_record=told.append, **options,
+            real_time=True, on_record=lambda record: told.append(dict(record)), **options,
         )  # fmt: skip
         stream.run(lambda: over)
         return sensor, stream, told

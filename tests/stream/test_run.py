@@ -336,15 +336,15 @@ def test_an_engine_must_have_passed_its_check(
         pytest.skip("TensorRT for RTX is not installed: the bundle has no engine")
     from drsn_edge.bundle import NewFile
     from drsn_edge.pipeline import run_runner
-
+    from drsn_edge.runtime import preflight
     from drsn_edge.runtime.driver import DeviceInfo, DeviceProbe
     from drsn_edge.runtime.verification import Verification, VerifiedOn
 
-    monkeypatch.setattr(run_runner.preflight, "preflight", lambda *args: [])
-    found = run_runner.preflight.describe_here()
+    monkeypatch.setattr(preflight, "preflight", lambda *args: [])
+    found = preflight.describe_here()
     gpu = DeviceProbe(DeviceInfo("NVIDIA A10", "sm86", "13.0", 1 << 33, integrated=False))
-    here = run_runner.preflight.Here(found.backends, gpu, found.platform)
-    monkeypatch.setattr(run_runner.preflight, "describe_here", lambda: here)
+    here = preflight.Here(found.backends, gpu, found.platform)
+    monkeypatch.setattr(preflight, "describe_here", lambda: here)
     monkeypatch.setattr(run_runner, "open_runner", lambda name, *args, **options: name)
     chosen = run_runner.choose_runner(bundle)
     assert (chosen.name, chosen.verified) == ("onnx-fp32", None)
