@@ -202,10 +202,20 @@ def test_own_recordings(own_recordings: Path) -> None:
 def test_golden_windows_by_hand(
     workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The two snippets for a device without drsn-edge, around a trtexec that answers as PyTorch did."""
+    """The snippets for a device without drsn-edge, around a trtexec that answers as PyTorch did."""
+    onnx = pytest.importorskip("onnx", reason="one of the snippets reads the graph")
     workshop.copy(tmp_path).rename(tmp_path / "cw.drsn")
     monkeypatch.chdir(tmp_path)
-    write, compare = blocks(ROOT / "docs" / "jetson.md", "python")
+    hold, write, compare = blocks(ROOT / "docs" / "jetson.md", "python")
+    exec(compile(hold, "jetson.md", "exec"), {})
+    obey, precisions, types = (tmp_path / "held.txt").read_text().split()
+    held = {name.removesuffix(":fp32") for name in precisions.partition("=")[2].split(",")}
+    graph = onnx.load("cw.drsn/model.fp32.onnx").graph
+    kinds = {node.name: node.op_type for node in graph.node}
+    assert (obey, types.partition("=")[2]) == ("--precisionConstraints=obey", precisions.partition("=")[2])
+    assert {name for name, kind in kinds.items() if kind == "GlobalAveragePool"} <= held <= set(kinds)
+    assert "Conv" not in {kinds[name] for name in held}
+    assert held <= {node.name for node in onnx.load("cw.drsn/model.int8-fp32.onnx").graph.node}
     exec(compile(write, "jetson.md", "exec"), {})
     golden = np.load("cw.drsn/golden.npz")
     window = np.fromfile("window.bin", np.float32).reshape(golden["windows"].shape)
