@@ -29,6 +29,7 @@ import resource
 import socket
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -171,8 +172,17 @@ def cpu_seconds() -> float:
     return time.process_time()
 
 
+def end_with_parent() -> None:
+    """When the benchmark is killed, its processes go, too."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 def serve(line: Connection, args: argparse.Namespace, loop: Loop, rank: int, port: int) -> None:
     """One process of a loop: an epoch whenever its number comes along the line, until the line ends."""
+    threading.Thread(target=end_with_parent, daemon=True).start()
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(loop.processes), "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(loop.threads)
