@@ -13,6 +13,8 @@ from drsn_edge._version import __version__
 
 if TYPE_CHECKING:
     from drsn_edge.bundle import Bundle as Bundle
+    from drsn_edge.pipeline.bench import BenchOptions as BenchOptions
+    from drsn_edge.pipeline.bench import bench as bench
     from drsn_edge.pipeline.build import build as build
     from drsn_edge.pipeline.demo import demo as demo
     from drsn_edge.pipeline.doctor import doctor as doctor
@@ -28,11 +30,14 @@ if TYPE_CHECKING:
     from drsn_edge.pipeline.survey import data as data
     from drsn_edge.pipeline.sweep import SweepOptions as SweepOptions
     from drsn_edge.pipeline.train import train as train
+    from drsn_edge.pipeline.triton import triton as triton
     from drsn_edge.pipeline.verify import verify as verify
     from drsn_edge.stream.smoothing import SmoothingOptions as SmoothingOptions
     from drsn_edge.training.study import StudyOptions as StudyOptions
 
 _PUBLIC = {
+    "BenchOptions": "drsn_edge.pipeline.bench",
+    "bench": "drsn_edge.pipeline.bench",
     "Bundle": "drsn_edge.bundle",
     "ExportOptions": "drsn_edge.pipeline.export",
     "SmoothingOptions": "drsn_edge.stream.smoothing",
@@ -51,10 +56,12 @@ _PUBLIC = {
     "study": "drsn_edge.pipeline.study",
     "summarise_study": "drsn_edge.pipeline.study_result",
     "train": "drsn_edge.pipeline.train",
+    "triton": "drsn_edge.pipeline.triton",
     "verify": "drsn_edge.pipeline.verify",
 }
 
 __all__ = [
+    "BenchOptions",
     "Bundle",
     "ExportOptions",
     "SmoothingOptions",
@@ -62,6 +69,7 @@ __all__ = [
     "StudyOptions",
     "SweepOptions",
     "__version__",
+    "bench",
     "build",
     "data",
     "demo",
@@ -74,6 +82,7 @@ __all__ = [
     "study",
     "summarise_study",
     "train",
+    "triton",
     "verify",
 ]
 

@@ -39,12 +39,12 @@ from drsn_edge.manifest import (
 from drsn_edge.signals.contract import SignalContract
 
 __all__ = [
-    "CALIBRATION", "FORMAT_VERSION", "GOLDEN", "MANIFEST", "REPORT", "REPORT_DATA", "ROLES", "SPLIT", "WEIGHTS",
-    "Bundle", "FileEntry", "NewFile", "check_bundle_output", "fill_folder", "graph_name", "write_bundle",
+    "BENCH", "CALIBRATION", "FORMAT_VERSION", "GOLDEN", "MANIFEST", "REPORT", "REPORT_DATA", "ROLES", "SPLIT",
+    "WEIGHTS", "Bundle", "FileEntry", "NewFile", "check_bundle_output", "fill_folder", "graph_name", "write_bundle",
 ]  # fmt: skip
 
 CALIBRATION, GOLDEN, SPLIT, WEIGHTS = "calibration.json", "golden.npz", "split.json", "model.safetensors"
-REPORT, REPORT_DATA = "report.html", "report.json"
+REPORT, REPORT_DATA, BENCH = "report.html", "report.json", "bench.json"
 
 
 def graph_name(precision: str, *, probe: bool = False) -> str:

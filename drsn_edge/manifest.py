@@ -15,6 +15,7 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 ROLES = (
     "graph", "probe", "calibration", "golden", "split", "weights", "report", "engine", "engine-info", "timing-cache",
+    "bench",
 )  # fmt: skip
 # A manifest is read whole before anything is known about it.
 MANIFEST_LIMIT = 16 << 20

@@ -7,7 +7,22 @@ from typing import Annotated
 import typer
 
 from drsn_edge._version import __version__
-from drsn_edge.cli import build, data, demo, doctor, export, inspect, push, receive, run, study, train, verify
+from drsn_edge.cli import (
+    bench,
+    build,
+    data,
+    demo,
+    doctor,
+    export,
+    inspect,
+    push,
+    receive,
+    run,
+    study,
+    train,
+    triton,
+    verify,
+)
 from drsn_edge.cli.ui import Command
 
 app = typer.Typer(
@@ -20,7 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 
-for module in (demo, train, export, build, verify, run, inspect, study, doctor, data, push, receive):
+for module in (demo, train, export, build, verify, bench, run, triton, inspect, study, doctor, data, push, receive):
     app.command(name=module.__name__.rpartition(".")[2], cls=Command, epilog=module.EPILOG)(module.command)
 
 

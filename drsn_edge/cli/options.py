@@ -61,6 +61,18 @@ def parse_list(text: str, *, what: str, known: Iterable[str] | None = None) -> t
     return items
 
 
+def parse_counts(text: str, *, what: str) -> tuple[int, ...]:
+    """`1,16,256` as numbers, each once and in order.
+
+    Raises:
+        UsageError: Something else than whole numbers from 1 on.
+    """
+    items = parse_list(text, what=what)
+    if not items or not all(item.isdecimal() and int(item) > 0 for item in items):
+        raise UsageError(f"--{what} is not understood", got=text, expected="whole numbers from 1 on, as 1,16,256")
+    return tuple(sorted({int(item) for item in items}))
+
+
 def parse_noises(text: str) -> tuple[Noise, ...]:
     """`gaussian,pink` as a tuple; `none` as an empty one.
 

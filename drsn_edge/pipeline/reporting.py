@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from drsn_edge.bundle import CALIBRATION, GOLDEN, REPORT, REPORT_DATA, Bundle, NewFile, graph_name
+from drsn_edge.bundle import BENCH, CALIBRATION, GOLDEN, REPORT, REPORT_DATA, Bundle, NewFile, graph_name
 from drsn_edge.extras import available, require
 from drsn_edge.files import dump_json, write_bytes
 from drsn_edge.golden import Golden
@@ -16,6 +16,7 @@ from drsn_edge.parity.logits import as_logits, margins
 from drsn_edge.parity.result import ParityResult
 from drsn_edge.report.data import Example, ReportData, WorstWindow
 from drsn_edge.report.page import render
+from drsn_edge.runtime.device_state import DeviceState
 
 
 def verdict(result: ParityResult) -> str:
@@ -43,6 +44,22 @@ def add_report(bundle: Bundle, result: ParityResult, *, title: str, notes: Seque
     if available("matplotlib"):
         files[REPORT] = NewFile(render(data).encode(), "report")
     return bundle.update(files)
+
+
+def renew_report(bundle: Bundle) -> Bundle:
+    """Draw the report anew from what it showed and what the bundle holds now; nothing without a report.
+
+    Returns:
+        The bundle as it is now.
+
+    Raises:
+        InputError: The saved report cannot be read.
+    """
+    if REPORT_DATA not in bundle.files:
+        return bundle
+    old = ReportData.from_json(bundle.read_json(REPORT_DATA))
+    notes = [str(value) for name, value in old.provenance.items() if name.startswith("note ")]
+    return add_report(bundle, ParityResult.from_json(old.parity), title=old.title, notes=notes)
 
 
 def write_parity_report(path: Path, result: ParityResult, *, bundle: Path | None = None) -> None:
@@ -78,6 +95,7 @@ def report_data(bundle: Bundle, result: ParityResult, *, title: str, notes: Sequ
             }
         )
     training = manifest["provenance"].get("training") or {}
+    latency, precision = _latency(bundle)
     return ReportData(
         title=title,
         verdict=verdict(result),
@@ -102,10 +120,47 @@ def report_data(bundle: Bundle, result: ParityResult, *, title: str, notes: Sequ
             {"name": name, "role": entry.role, "size": entry.size, "sha256": entry.sha256}
             for name, entry in sorted(bundle.files.items())
         ],
+        latency=latency,
+        precision=precision,
         labels=bundle.labels,
         example=_example(bundle),
         worst=_worst(bundle),
     )
+
+
+def _latency(bundle: Bundle) -> tuple[list[dict[str, Any]], list[str]]:
+    """Rows that `bench --keep` measured, and what follows from them in words."""
+    if BENCH not in bundle.files:
+        return [], []
+    kept = bundle.read_json(BENCH)
+    rows = [
+        {
+            "form": row["variant"] + (f" ({row['engine']})" if row["engine"] else ""),
+            "runner": row["runner"],
+            "batch": row["batch"],
+            "p50, ms": row["p50_ms"],
+            "p95, ms": row["p95_ms"],
+            "p99, ms": row["p99_ms"],
+            "windows per s": row["windows_per_s"],
+            "mJ per decision": row["energy"] and _milli(row["energy"]["joules_per_decision"]),
+        }
+        for row in kept["rows"]
+        if row["status"] == "measured"
+    ]
+    if not any(row["mJ per decision"] for row in rows):
+        rows = [{name: value for name, value in row.items() if name != "mJ per decision"} for row in rows]
+    said = [f"measured on {DeviceState.from_json(kept['device']).summary}"]
+    said += [f"{runner}: {line}" for runner, item in kept["verdicts"].items() for line in item["reasons"]]
+    stale = [
+        name for name, sha in kept["files"].items() if name not in bundle.files or bundle.files[name].sha256 != sha
+    ]
+    if stale:
+        said.append(f"measured before these files of the bundle changed: {', '.join(stale)}")
+    return rows, said
+
+
+def _milli(value: float | None) -> float | None:
+    return None if value is None else 1e3 * value
 
 
 def _text(value: Any) -> str:

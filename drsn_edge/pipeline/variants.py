@@ -73,7 +73,7 @@ class Variants:
 def open_variants(bundle: Bundle, *, engines: bool = True) -> Iterator[Variants]:
     """Open whatever can run here; what cannot says why."""
     with contextlib.ExitStack() as stack:
-        items = [_pytorch(bundle, stack)]
+        items = [open_pytorch(bundle, stack)]
         items += [
             _onnx(bundle, name, precision, stack)
             for name, precision in ONNX_VARIANTS.items()
@@ -94,7 +94,8 @@ def probe_outputs(bundle: Bundle, precision: str, windows: NDArray[np.float32]) 
         return run_batched(runner, windows, batch=32)
 
 
-def _pytorch(bundle: Bundle, stack: contextlib.ExitStack) -> Variant:
+def open_pytorch(bundle: Bundle, stack: contextlib.ExitStack) -> Variant:
+    """The network itself, from the bundle's weights, open until `stack` ends; or why it cannot run here."""
     network = bundle.manifest["model"].get("network")
     reason = None
     if network is None:

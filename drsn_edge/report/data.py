@@ -95,6 +95,8 @@ class ReportData:
         plan: Precision plan, one row per layer; columns in the order of their first appearance.
         engines: One row per engine.
         files: One row per file of the bundle: name, size in bytes, SHA-256.
+        latency: One row per form and batch size, as `bench` measured them.
+        precision: What `bench` recommends and why, one sentence each.
         labels: Class names in the order of the logits; empty: numbers.
         example: One window to look at.
         worst: Windows that came nearest to another decision, the worst first.
@@ -108,6 +110,8 @@ class ReportData:
     plan: Sequence[Row] = ()
     engines: Sequence[Row] = ()
     files: Sequence[Row] = ()
+    latency: Sequence[Row] = ()
+    precision: Sequence[str] = ()
     labels: Sequence[str] = ()
     example: Example | None = None
     worst: Sequence[WorstWindow] = ()
@@ -124,6 +128,8 @@ class ReportData:
             "plan": [dict(row) for row in self.plan],
             "engines": [dict(row) for row in self.engines],
             "files": [dict(row) for row in self.files],
+            "latency": [dict(row) for row in self.latency],
+            "precision": list(self.precision),
             "labels": list(self.labels),
         }
 
@@ -141,9 +147,10 @@ class ReportData:
                 expected=f"format_version {FORMAT_VERSION}",
             )
         names = set(cls.__dataclass_fields__) - {"example", "worst"}
-        missing = sorted(names - set(value))
+        # Reports that were written before anything was measured do not have these.
+        missing = sorted(names - set(value) - {"latency", "precision"})
         if missing:
             raise InputError(
                 "the report lacks fields", got=f"no {', '.join(missing)}", expected=", ".join(sorted(names))
             )
-        return cls(**{name: value[name] for name in names})
+        return cls(**{name: value[name] for name in names & set(value)})

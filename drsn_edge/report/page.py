@@ -48,6 +48,7 @@ def render(report: ReportData) -> str:
             sections.example(report.example),
             sections.worst(report.worst),
             _rows("Precision plan", "What each layer is, and why.", report.plan),
+            _latency(report),
             _rows("Engines", "Built for one GPU and one TensorRT version each.", report.engines),
             sections.section("Model", "What the network is.", pairs(report.model)) if report.model else "",
             sections.section(
@@ -72,6 +73,17 @@ def document(title: str, body: str) -> str:
         f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
         "</body>\n</html>\n"
     )
+
+
+def _latency(report: ReportData) -> str:
+    """What `bench` measured, and which precision it recommends."""
+    if not report.latency:
+        return ""
+    introduction = (
+        "Measured in turns on one machine, copies between host and GPU included. A figure of another state differs."
+    )
+    said = sections.bullets("Which precision", report.precision)
+    return sections.section("Speed", introduction, said, rows_table("Latency and throughput", report.latency))
 
 
 def _rows(title: str, introduction: str, rows: Sequence[Row]) -> str:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from drsn_edge.bundle import ROLES, Bundle
 from drsn_edge.cli import app
 from drsn_edge.extras import available
-from drsn_edge.files import read_settings
+from drsn_edge.files import dump_json, read_settings
 from drsn_edge.golden import Golden
 from drsn_edge.parity.gate import Gate, load_gate
 from drsn_edge.pipeline.build import build
@@ -29,6 +29,7 @@ MAPS = {
     "files", "scales", "rounded", "trials", "tools", "tensor_errors", "rebuild", "onnx-int8", "accuracy",
     "accuracy_ci95", "changed",
     "sensors", "mcnemar_p", "balanced_accuracy", "macro_f1", "confusion", "where", "scores", "parts", "<fingerprint>",
+    "software", "verdicts", "speedups", "int8 over fp16",
 }  # fmt: skip
 
 
@@ -66,6 +67,7 @@ def real(workshop: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
         "error": json.loads(CliRunner().invoke(app, ["verify", "nowhere", "--json"]).stdout),
     }
     documents["doctor --json"] = to_json(doctor())
+    documents["bench --json"] = _measured(workshop.bundle)
     on = VerifiedOn("Orin", "sm87", "12.6", "10.3.0", "linux-aarch64")
     documents["verified"] = Verification(True, on, None, 0.0, 1.0, 96).to_json()
     if available("tensorrt_rtx"):
@@ -97,13 +99,25 @@ def streamed(workshop: Any, folder: Path) -> dict[str, Any]:
     }
 
 
+def _measured(bundle: Path) -> dict[str, Any]:
+    """A short measurement, compared with itself."""
+    from drsn_edge.pipeline.bench import BenchOptions, bench
+    from drsn_edge.pipeline.bench_result import SavedBench
+    from drsn_edge.runtime.timing import TimingOptions
+
+    timing = TimingOptions(iterations=2, warmup=1, rounds=1)
+    result = bench(bundle, options=BenchOptions(batches=(1,), runners=("onnxruntime",), timing=timing))
+    compared = result.compared(SavedBench(bundle, result.device, result.rows))
+    return dict(json.loads(dump_json(compared.to_json())))
+
+
 EXAMPLES = sorted(name for kind, name in BLOCKS if kind == "json")
 
 
 def test_every_format_has_its_example() -> None:
     assert set(EXAMPLES) == {
         "config.json", "split.json", "manifest.json", "calibration.json", "engine.json", "verified", "verify --json",
-        "build --json", "doctor --json", "error", "decision", "alarm", "state", "run --json",
+        "build --json", "bench --json", "doctor --json", "error", "decision", "alarm", "state", "run --json",
     }  # fmt: skip
 
 
