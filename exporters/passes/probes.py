@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from drsn_edge.exporters.graph_tools import dimension, initializer
+from drsn_edge.exporters.passes.padding import CHANNELS_KEY
 from drsn_edge.exporters.units import ShrinkageUnit, find_units
 
 # Nodes behind the probes are called `UNIT.probe/OPERATOR_NUMBER`.
@@ -19,17 +21,18 @@ class ProbePass(ir.passes.InPlacePass):
 
     Given:  a typed graph with the output `logits`.
     Result: `U.threshold` `[batch, channels]` (a shared threshold for each of them), `U.zero_share`
-            `[batch, channels]`, `U.shrunk` `[batch, channels, ...]`, all FP32, behind `logits`.
+            `[batch, channels]`, `U.shrunk` `[batch, channels, ...]`, all FP32, behind `logits`; of a graph with padded
+            channels the real ones.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Apply."""
         units = find_units(model)
         for unit in units:
-            tail = _Tail(model.graph, f"{unit.name}{PROBE_SCOPE}")
+            tail = _Tail(model, f"{unit.name}{PROBE_SCOPE}")
             model.graph.outputs.append(tail.named(tail.threshold(unit), f"{unit.name}.threshold"))
             model.graph.outputs.append(tail.named(tail.zero_share(unit), f"{unit.name}.zero_share"))
-            model.graph.outputs.append(tail.named(tail.single(unit.shrunk), f"{unit.name}.shrunk"))
+            model.graph.outputs.append(tail.named(tail.real(unit, tail.single(unit.shrunk)), f"{unit.name}.shrunk"))
         return ir.passes.PassResult(model, modified=bool(units))
 
 
@@ -45,7 +48,7 @@ class TelemetryPass(ir.passes.InPlacePass):
         units = find_units(model)
         if not units:
             return ir.passes.PassResult(model, modified=False)
-        tail = _Tail(model.graph, "telemetry")
+        tail = _Tail(model, "telemetry")
         thresholds = [tail.mean_over_channels(tail.own_threshold(unit)) for unit in units]
         shares = [tail.mean_over_channels(tail.zero_share(unit)) for unit in units]
         for name, columns in (("threshold", thresholds), ("zero_share", shares)):
@@ -57,10 +60,23 @@ class TelemetryPass(ir.passes.InPlacePass):
 class _Tail:
     """Nodes appended behind the network; all compute in FP32."""
 
-    def __init__(self, graph: ir.Graph, scope: str) -> None:
-        self.graph = graph
+    def __init__(self, model: ir.Model, scope: str) -> None:
+        self.graph = model.graph
         self.scope = scope
         self.count = 0
+        self.channels: dict[str, int] = json.loads(model.metadata_props.get(CHANNELS_KEY, "{}"))
+
+    def real(self, unit: ShrinkageUnit, value: ir.Value) -> ir.Value:
+        """`[batch, C, ...]` without channels that were padded; the value itself where none were."""
+        shape = tuple(value.shape or ())
+        count = self.channels.get(unit.name, dimension(value, 1) or 1)
+        if shape[1] in (1, count):
+            return value
+        bounds = [
+            initializer(self.graph, f"probe.{name}.{number}", np.array([number], np.int64))
+            for name, number in (("start", 0), ("end", count), ("axis", 1))
+        ]
+        return self.add("Slice", [value, *bounds], (shape[0], count, *shape[2:]))
 
     def add(
         self,
@@ -98,7 +114,8 @@ class _Tail:
 
     def threshold(self, unit: ShrinkageUnit) -> ir.Value:
         """The threshold of every channel, `[batch, C]`."""
-        value, channels = self.own_threshold(unit), dimension(unit.features, 1) or 1
+        value = self.own_threshold(unit)
+        channels = self.channels.get(unit.name, dimension(unit.features, 1) or 1)
         if dimension(value, 1) == channels:
             return value
         row = initializer(self.graph, f"probe.ones.{channels}", np.ones((1, channels), np.float32))
@@ -110,7 +127,7 @@ class _Tail:
         shape = tuple(value.shape or ())
         if any(size != 1 for size in shape[2:]):
             value = self.add("GlobalAveragePool", [value], (*shape[:2], *[1] * (len(shape) - 2)))
-        return self.flat(value)
+        return self.real(unit, self.flat(value))
 
     def zero_share(self, unit: ShrinkageUnit) -> ir.Value:
         """Share of positions per channel in the dead zone `|y| <= tau`, `[batch, C]`.
@@ -124,7 +141,7 @@ class _Tail:
         ones = self.add("Cast", [outside], shape, attributes={"to": int(ir.DataType.FLOAT)})
         pooled = self.add("GlobalAveragePool", [ones], (shape[0], shape[1], *[1] * (len(shape) - 2)))
         one = initializer(self.graph, "probe.one", np.ones((), np.float32))
-        return self.add("Sub", [one, self.flat(pooled)], (shape[0], shape[1]))
+        return self.real(unit, self.add("Sub", [one, self.flat(pooled)], (shape[0], shape[1])))
 
     def mean_over_channels(self, value: ir.Value) -> ir.Value:
         """`[batch, C]` to `[batch, 1]`, as a product with a constant column: no axes input, nothing to misread."""

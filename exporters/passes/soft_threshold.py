@@ -99,7 +99,7 @@ def non_negative(value: ir.Value | None, depth: int = 16) -> bool:
         return same or (any(sides) if node.op_type == "Max" else all(sides))
     if node.op_type in (
         "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceSum", "ReduceMax", "AveragePool", "MaxPool",
-        "Flatten", "Unsqueeze", "Squeeze", "Reshape", "Expand", "Identity", "Cast", "Transpose",
+        "Flatten", "Unsqueeze", "Squeeze", "Reshape", "Expand", "Identity", "Cast", "Transpose", "Slice",
     ):  # fmt: skip
         return non_negative(node.inputs[0], depth - 1)
     return False
