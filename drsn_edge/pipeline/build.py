@@ -15,6 +15,7 @@ from drsn_edge.pipeline.build_noise import BuildNoise, repeat_builds
 from drsn_edge.pipeline.build_plan import PlannedEngine, check_graphs, expected_precisions, plan_build, read_graph
 from drsn_edge.pipeline.engine_check import EngineVerdict, mark_engines, outdated_engines
 from drsn_edge.pipeline.engine_notes import notes_of
+from drsn_edge.pipeline.int8_worth import int8_worth
 from drsn_edge.progress import SILENT, Progress
 from drsn_edge.runtime.preflight import describe_device
 
@@ -182,8 +183,13 @@ def build(
         if record.key in marks else record
         for record in records
     ]  # fmt: skip
+    worth = tuple(f"{key}: {item.text}" for key, item in int8_worth(opened, keys).items())
     return BuildResult(
-        opened.path, tuple(done), verdicts=verdicts, removed=tuple(replaced), notes=(*notes, *_unmarked(verdicts))
+        opened.path,
+        tuple(done),
+        verdicts=verdicts,
+        removed=tuple(replaced),
+        notes=(*notes, *_unmarked(verdicts), *worth),
     )
 
 

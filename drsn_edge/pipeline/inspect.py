@@ -11,6 +11,7 @@ from drsn_edge.bundle import CALIBRATION, MANIFEST, Bundle
 from drsn_edge.errors import InputError
 from drsn_edge.files import read_json, sha256_file
 from drsn_edge.pipeline.inspect_engine import NOTES, inspect_engine
+from drsn_edge.pipeline.int8_worth import int8_worth
 
 _HEADER_LIMIT = 16 << 20
 
@@ -72,6 +73,7 @@ def _bundle(path: Path) -> dict[str, Any]:
         "precisions": list(bundle.precisions),
         "plan": plan,
         "engines": engines,
+        "int8_worth": {key: item.text for key, item in int8_worth(bundle).items()} if not damaged else {},
         "provenance": bundle.manifest["provenance"],
         "files": bundle.manifest["files"],
     }

@@ -68,15 +68,15 @@ def test_structure_is_the_one_that_every_tensorrt_reads(
     for name, node in convolutions.items():
         weights = original[name]
         assert weights is not None
+        attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
+        # Before 10.4 nothing but this tells the kernel's size when weights are computed.
+        assert attributes["kernel_shape"] == list(weights.shape[2:])
         if name not in scales:
             assert (
                 all(makers[item].op_type == "Cast" for item in node.input[:1] if item in makers) or name == "stem/Conv"
             )
             continue
-        attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
-        # Before 10.4 nothing but this tells the kernel's size when weights are computed.
-        assert attributes["kernel_shape"] == list(weights.shape[2:])
-        assert arrays[node.input[2]].dtype == np.float32
+        assert arrays[node.input[2]].dtype == np.float32, "an integer bias would need a DequantizeLinear of its own"
         for index, (source, axis) in enumerate(((node.input[0], None), (node.input[1], 0))):
             restore = makers[source]
             step = makers[restore.input[0]]

@@ -16,6 +16,7 @@ from drsn_edge.errors import MissingDependency, UsageError
 from drsn_edge.extras import available
 from drsn_edge.pipeline.build import build
 from drsn_edge.pipeline.build_plan import plan_build
+from drsn_edge.pipeline.inspect import inspect
 from drsn_edge.pipeline.verify import verify
 from drsn_edge.runtime.plan import read_plan_header
 
@@ -45,6 +46,13 @@ def test_an_engine_is_added(workshop: Any, tmp_path: Path) -> None:
     assert record.info["onnx"] == {"name": "model.int8.onnx", "sha256": after.files["model.int8.onnx"].sha256}
     assert str(record.size) == str((path / record.file).stat().st_size)
     assert "int8 with rtx" in record.summary
+    # No FP16 engine for both targets is there to compare with; what integers cost shows all the same.
+    (worth,) = [note for note in result.notes if "INT8" in note]
+    assert worth.startswith(
+        f"{record.key}: INT8 is not worth it here, by structure: {len(int8)} of {len(int8)} planned"
+    )
+    assert "Latency is not measured" in worth
+    assert inspect(path)["int8_worth"] == {record.key: worth.removeprefix(f"{record.key}: ")}
     hops = {hop.to: hop for hop in verify(path).hops}
     assert {"engine-fp16", "engine-int8"} <= set(hops)
     assert hops["engine-int8"].from_ == "onnx-int8"
