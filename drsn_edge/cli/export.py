@@ -50,6 +50,10 @@ def command(
     ] = None,
     max_batch: Annotated[int, typer.Option(min=1, help="Largest batch of the engine.")] = 256,
     opset: Annotated[int, typer.Option(help="17 to 21; 17 is read by every TensorRT from 8.5 on.")] = 17,
+    pad_channels: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Widen channels to a multiple of N by zeros; 32 for integer kernels."),
+    ] = None,
     telemetry: Annotated[bool, typer.Option("--telemetry", help="Thresholds and zeroed shares as outputs.")] = False,
     quantize_first: Annotated[
         bool, typer.Option("--quantize-first", help="The first convolution in int8 too.")
@@ -77,6 +81,7 @@ def command(
         options = ExportOptions(
             precisions=common.parse_list(precision, what="precision"),
             opset=opset,
+            pad_channels=pad_channels,
             telemetry=telemetry,
             quantize_first=quantize_first,
             method=method,

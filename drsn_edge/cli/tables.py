@@ -25,6 +25,12 @@ def training_table(console: Console, result: TrainResult) -> None:
     for condition, score in record.scores.items():
         table.add_row(condition, f"{score:.1%}")
     console.print(table)
+    if result.qat is not None:
+        changes = _table("decisions that differ from the original's", "post-training int8", "this int8", "this fp32")
+        for row in result.qat.changed:
+            changes.add_row(row.condition, f"{row.post_training:.2%}", f"{row.int8:.2%}", f"{row.fp32:.2%}")
+        console.print(changes)
+        console.print(f"{result.qat.plan}, ranges by {result.qat.method}", highlight=False)
     console.print(f"{result.run}: best epoch {record.best_epoch} of {record.epochs}", highlight=False)
 
 

@@ -17,6 +17,7 @@ Examples:
     drsn-edge train cwru:DIR --load 0 --snr=-6:10 --out runs/cw
     drsn-edge train table:recordings.csv --protocol bearing --out runs/mine
     torchrun --nproc-per-node 2 -m drsn_edge train cwru:DIR --out runs/cw
+    drsn-edge train cwru:DIR --init runs/cw --qat --out runs/cw-int8
 """
 
 
@@ -43,11 +44,22 @@ def command(
     ] = False,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs; the default suits the data set.")] = None,
     batch: Annotated[int, typer.Option(min=2, help="Windows per step.")] = 128,
-    lr: Annotated[float, typer.Option(min=0.0, help="First learning rate.")] = 0.1,
+    lr: Annotated[
+        float | None, typer.Option(min=0.0, help="First learning rate; 0.1, with --qat a smaller one.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of weights, order and noise.")] = 0,
     window: Annotated[int | None, typer.Option(min=2, help="Samples per window.")] = None,
     hop: Annotated[int | None, typer.Option(min=1, help="Samples from window to window.")] = None,
     init: Annotated[Path | None, typer.Option(help="Start from the weights of this run.")] = None,
+    qat: Annotated[
+        bool, typer.Option("--qat", help="Train the run of --init to decide in INT8 as it does in FP32.")
+    ] = False,
+    quantize_first: Annotated[
+        bool, typer.Option("--quantize-first", help="With --qat: the first convolution in int8 too.")
+    ] = False,
+    objective: Annotated[
+        str, typer.Option(help="With --qat: distil (towards the decisions of --init) or labels.")
+    ] = "distil",
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")] = False,
     force: common.Force = False,
     dry_run: common.DryRun = False,
@@ -84,6 +96,9 @@ def command(
             window=window,
             hop=hop,
             init=init,
+            qat=qat,
+            quantize_first=quantize_first,
+            objective=objective,
             resume=resume,
             force=force,
             dry_run=dry_run,

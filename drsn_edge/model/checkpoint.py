@@ -110,13 +110,23 @@ class TrainingRecord:
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A network with everything that is needed to use it."""
+    """A network with everything that is needed to use it.
+
+    Attributes:
+        network: In FP32, whatever it was trained for.
+        contract, labels: Of its windows and logits.
+        training: What it was trained on; None for weights from elsewhere.
+        split: Which recordings trained it.
+        qat: Where it was trained to be quantized: from which weights, how, and the calibration (plan and scales) that
+            belongs to it, as JSON.
+    """
 
     network: Network
     contract: SignalContract
     labels: tuple[str, ...]
     training: TrainingRecord | None = None
     split: Split | None = None
+    qat: Mapping[str, Any] | None = None
 
     @property
     def config(self) -> NetworkConfig:
@@ -143,6 +153,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
             "contract": checkpoint.contract.to_json(),
             "labels": list(checkpoint.labels),
             "training": None if checkpoint.training is None else checkpoint.training.to_json(),
+            "qat": None if checkpoint.qat is None else dict(checkpoint.qat),
             "weights_sha256": sha256_bytes(weights),
             "split_sha256": None if split is None else sha256_bytes(split),
         },
@@ -168,7 +179,12 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     network, contract, labels = network_from_config(value, folder / CONFIG)
     load_state(network, read_safetensors(folder / WEIGHTS, sha256=value.get("weights_sha256")), folder / WEIGHTS)
     training = None if value.get("training") is None else TrainingRecord.from_json(value["training"])
-    return Checkpoint(network.eval(), contract, labels, training, _read_split(folder / SPLIT, value))
+    qat = value.get("qat")  # configurations before there was any have none
+    if qat is not None and not (isinstance(qat, dict) and isinstance(qat.get("calibration"), dict)):
+        raise InputError(
+            f"{folder / CONFIG}: qat has the wrong fields", got=repr(qat)[:80], expected="an object with a calibration"
+        )
+    return Checkpoint(network.eval(), contract, labels, training, _read_split(folder / SPLIT, value), qat)
 
 
 def network_from_bytes(weights: bytes, config: Mapping[str, Any], contract: SignalContract) -> Network:

@@ -24,14 +24,19 @@ class PackedConv1d(nn.Conv1d):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name in nn.Conv1d
         """`[N, in, L]` to `[N, out, L']`."""
+        return self.convolve(input, self.weight, self.bias, packed=self.training)
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, *, packed: bool) -> Tensor:
+        """The same with other weights of these shapes, packed if asked and possible."""
         pack = _BLOCK // max(self.in_channels, self.out_channels)
-        windows = input.shape[0]
-        plain = not self.training or pack < 2 or windows % pack != 0 or input.device.type != "cpu"
-        if plain or self.bias is None or not torch.is_grad_enabled():
-            return super().forward(input)
-        eye = torch.eye(pack, dtype=self.weight.dtype)
-        blocks = eye[:, None, :, None, None] * self.weight[None, :, None]
-        weight = blocks.reshape(pack * self.out_channels, pack * self.in_channels, -1)
-        packed = input.reshape(windows // pack, pack * self.in_channels, -1)
-        result = F.conv1d(packed, weight, self.bias.repeat(pack), self.stride, self.padding)
+        windows = x.shape[0]
+        plain = not packed or pack < 2 or windows % pack != 0 or x.device.type != "cpu"
+        if plain or bias is None or not torch.is_grad_enabled():
+            result: Tensor = self._conv_forward(x, weight, bias)
+            return result
+        eye = torch.eye(pack, dtype=weight.dtype)
+        blocks = eye[:, None, :, None, None] * weight[None, :, None]
+        wide = blocks.reshape(pack * self.out_channels, pack * self.in_channels, -1)
+        side_by_side = x.reshape(windows // pack, pack * self.in_channels, -1)
+        result = F.conv1d(side_by_side, wide, bias.repeat(pack), self.stride, self.padding)
         return result.reshape(windows, self.out_channels, -1)

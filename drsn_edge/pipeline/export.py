@@ -75,7 +75,8 @@ def export(
         source: A run folder, `FILE.onnx`, `FILE.pt`, or `module:Class`.
         out: The bundle, `NAME.drsn`.
         calibrate: A data set by name: its training windows calibrate int8, its test windows are verified on. Without
-            one there is no int8 graph, and golden windows are made from noise.
+            one there is no int8 graph (but of a network that was trained to be quantized, which has its scales), and
+            golden windows are made from noise.
         where: Group values that recordings are chosen by.
         config: Contract and labels of a foreign network.
         weights: State dict of a `module:Class`.
@@ -132,7 +133,7 @@ def check_export(
         "network": loaded.config,
         "contract": loaded.contract.to_json(),
         "labels": list(loaded.labels),
-        "graphs": [name for name in options.graphs if name != "int8" or data is not None],
+        "graphs": [name for name in options.graphs if name != "int8" or data is not None or loaded.qat is not None],
         "engines": [engine.summary for engine in planned_engines(options)],
         "calibration_windows": 0 if training is None else min(options.calibration_windows, len(training)),
     }
@@ -152,8 +153,8 @@ def _prepare(
     check_bundle_output(out, force=force)
     require("onnx", "onnx_ir", "onnxscript", purpose="exporting")
     require("onnxruntime", purpose="exporting", extra="host")
-    check_options(options, calibrate=calibrate)
     loaded = load_source(str(source), config=config, weights=weights)
+    check_options(options, calibrate=calibrate, trained=loaded.qat is not None)
     if calibrate is None:
         return loaded, None
     data = open_data(

@@ -21,6 +21,7 @@ class ExportOptions:
     Attributes:
         precisions: Graphs to make; fp32 always is.
         opset: 17 to 21.
+        pad_channels: Widen channels to a multiple of so many, with zeros; None leaves them.
         telemetry: Thresholds and zeroed shares as outputs of every graph.
         quantize_first: The first convolution in int8 too.
         method: Range method of the calibration, `auto` tries all on held-out windows.
@@ -37,6 +38,7 @@ class ExportOptions:
 
     precisions: tuple[str, ...] = PRECISIONS
     opset: int = 17
+    pad_channels: int | None = None
     telemetry: bool = False
     quantize_first: bool = False
     method: str = "auto"
@@ -81,12 +83,13 @@ class ExportOptions:
         return bool(self.targets) or self.backend != "auto" or bool(self.engines)
 
 
-def check_options(options: ExportOptions, *, calibrate: str | None) -> None:
+def check_options(options: ExportOptions, *, calibrate: str | None, trained: bool = False) -> None:
     """Refuse what would otherwise be refused after minutes of work.
 
     Args:
         options: How.
         calibrate: Name of the calibration data; None for none.
+        trained: The network was trained to be quantized, and has plan and scales of its own.
 
     Raises:
         UsageError: Options that do not fit together, or that no tool here has.
@@ -94,7 +97,13 @@ def check_options(options: ExportOptions, *, calibrate: str | None) -> None:
     """
     # int8 among the default's three is left out with a note; int8 by name is not.
     named = "int8" in options.precisions and options.precisions != PRECISIONS
-    if calibrate is None and (named or "int8" in options.wanted_engines):
+    if trained and (options.quantize_first or options.method != "auto"):
+        raise UsageError(
+            "the run was trained with plan and scales of its own",
+            got="--quantize-first" if options.quantize_first else f"--method {options.method}",
+            expected="neither", hint="train --qat again with another plan, or export the run that it began with",
+        )  # fmt: skip
+    if calibrate is None and not trained and (named or "int8" in options.wanted_engines):
         raise UsageError(
             "int8 needs calibration data",
             got="no --calibrate",
@@ -103,8 +112,11 @@ def check_options(options: ExportOptions, *, calibrate: str | None) -> None:
         )
     from drsn_edge.calibration.calibrate import CalibrationOptions
     from drsn_edge.exporters.canonical import CanonicalOptions
+    from drsn_edge.exporters.padding import check_multiple
 
     CanonicalOptions(opset=options.opset)
+    if options.pad_channels is not None:
+        check_multiple(options.pad_channels)
     CalibrationOptions(method=options.method, quantize_first=options.quantize_first, rounding=options.rounding)
     if options.calibration_windows < 1:
         raise UsageError("nothing would calibrate", got=options.calibration_windows, expected="at least 1 window")

@@ -13,11 +13,13 @@ from drsn_edge._version import __version__
 from drsn_edge.bundle import CALIBRATION, GOLDEN, SPLIT, WEIGHTS, NewFile, graph_name
 from drsn_edge.calibration.calibrate import CalibrationOptions, calibrate, tool_versions
 from drsn_edge.calibration.contract import Calibration
+from drsn_edge.calibration.half_range import HalfRanges, half_ranges, refuse_overflow
 from drsn_edge.calibration.quantize import quantize_as
 from drsn_edge.calibration.windows import apart, choose
 from drsn_edge.errors import OutOfTolerance
 from drsn_edge.exporters.canonical import CanonicalGraph, CanonicalOptions, canonicalise, parse
 from drsn_edge.exporters.diagnose import diagnose
+from drsn_edge.exporters.padding import pad_channels
 from drsn_edge.exporters.precision import to_half, with_probes, with_telemetry
 from drsn_edge.files import dump_json, sha256_bytes
 from drsn_edge.golden import Golden
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from drsn_edge.pipeline.export import ExportOptions
 
 Array = NDArray[Any]
+# Beside the golden windows, which are the hard ones.
+_RANGE_WINDOWS = 160
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +76,8 @@ def make_graphs(
     notes: list[str] = []
     with progress.step("canonical graph") as step:
         graph, reference = _canonical(source, options)
+        if options.pad_channels is not None:
+            graph = pad_channels(graph, multiple=options.pad_channels)
         shrinks = source.config is None or str(source.config["model"]).startswith("drsn")
         notes += [*graph.notes, *diagnose(graph, shrinks=shrinks, traced=source.onnx is None)]
         step.advance()
@@ -91,18 +97,18 @@ def make_graphs(
     fp32 = graph.to_bytes()
     _ensure_equal(fp32, reference["fp32"](windows), windows)
     plain: dict[str, bytes] = {"fp32": fp32}
-    if "fp16" in options.precisions:
-        plain["fp16"] = to_half(graph).to_bytes()
+    ranges = _half(graph, plain, np.concatenate([windows, pool.x[:_RANGE_WINDOWS]]), options, real=real)
+    notes += () if ranges is None else ranges.notes
     weights_sha256 = sha256_bytes(source.weights if source.weights is not None else fp32)
     files: dict[str, NewFile] = {}
     plan: tuple[Mapping[str, str], ...] = ()
     calibration: dict[str, Any] | None = None
-    if "int8" in options.precisions and data is None:
+    if "int8" in options.precisions and data is None and source.qat is None:
         notes.append(
             "no int8 graph: it needs --calibrate DATASET, recordings of the kind that the network was trained on"
         )
-    elif "int8" in options.precisions and data is not None:
-        found = _calibrate(source, graph, data, weights_sha256, noises, snr, options, progress)
+    elif "int8" in options.precisions:
+        found = _scales(source, graph, data, weights_sha256, noises, snr, options, progress)
         calibration = found.to_json()
         plan = tuple(found.plan.to_json())
         plain["int8"] = quantize_as(graph, found, glue="fp16").to_bytes()
@@ -125,21 +131,48 @@ def make_graphs(
         files[WEIGHTS] = NewFile(source.weights, "weights")
     if source.split is not None:
         files[SPLIT] = NewFile(dump_json(source.split.to_json()).encode(), "split")
-    manifest = _manifest(source, graph, weights_sha256, calibration, golden, errors, snr)
+    manifest = _manifest(source, graph, weights_sha256, calibration, golden, errors, snr, ranges, options.pad_channels)
     manifest["model"]["telemetry"] = telemetry_range(fp32, graph, data, noises, snr, options, notes)
     return Graphs(files, manifest, plan, tuple(notes))
 
 
-def _calibrate(
+def _half(
+    graph: CanonicalGraph, plain: dict[str, bytes], windows: NDArray[np.float32], options: ExportOptions, *, real: bool
+) -> HalfRanges | None:
+    """Add the FP16 graph, if it is wanted, and look at what FP16 does to the network's values.
+
+    Raises:
+        InputError: One overflows on real windows.
+    """
+    if not {"fp16", "int8"} & {*options.precisions}:  # what lies between the integers of int8 is FP16, too
+        return None
+    half = to_half(graph)
+    if "fp16" in options.precisions:
+        plain["fp16"] = half.to_bytes()
+    ranges = half_ranges(graph, half, windows)
+    # Without recordings nobody knows what will come in, and nothing is refused: a note says it.
+    if real:
+        refuse_overflow(ranges)
+    return ranges
+
+
+def _scales(
     source: Source,
     graph: CanonicalGraph,
-    data: ModelData,
+    data: ModelData | None,
     weights_sha256: str,
     noises: tuple[Noise, ...],
     snr: tuple[float, float] | None,
     options: ExportOptions,
     progress: Progress,
 ) -> Calibration:
+    """Plan and scales: of the training where there are such, else by calibration."""
+    if source.qat is not None:
+        trained = Calibration.from_json(source.qat)
+        trained.check(weights=weights_sha256, contract=source.contract.to_json())
+        return trained
+    if data is None:
+        raise TypeError("int8 without data was left out before")
     pool = data.windows("train", overlap=True)
     # Nobody recorded what trained the network: then the parts of a split are all the same windows.
     training, judging = apart(pool) if source.split is None else (pool, data.windows("validation", overlap=True))
@@ -228,6 +261,8 @@ def _manifest(
     golden: Golden,
     errors: Mapping[str, Any],
     snr: tuple[float, float] | None,
+    ranges: HalfRanges | None,
+    padded: int | None,
 ) -> dict[str, Any]:
     gate = Gate().for_trained(None if snr is None else snr[0])
     noise_floor = compare(golden.logits["pytorch-fp64"], golden.logits["pytorch"])
@@ -239,6 +274,8 @@ def _manifest(
             "units": [unit.name for unit in graph.units],
             "weights_sha256": weights_sha256,
             "temperature": 1.0 if source.training is None else source.training["temperature"],
+            "padded_channels": padded,
+            "fp16_ranges": None if ranges is None else ranges.to_json(),
         },
         "contract": source.contract.to_json(),
         "labels": list(source.labels),

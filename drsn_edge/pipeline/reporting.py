@@ -14,6 +14,7 @@ from drsn_edge.files import dump_json, write_bytes
 from drsn_edge.golden import Golden
 from drsn_edge.parity.logits import as_logits, margins
 from drsn_edge.parity.result import ParityResult
+from drsn_edge.pipeline.int8_worth import int8_worth
 from drsn_edge.report.data import Example, ReportData, WorstWindow
 from drsn_edge.report.page import render
 from drsn_edge.runtime.device_state import DeviceState
@@ -105,6 +106,7 @@ def report_data(bundle: Bundle, result: ParityResult, *, title: str, notes: Sequ
             "channels": ", ".join(map(str, network.get("widths", ()))) or "unknown",
             "shrinkage units": len(bundle.units),
             "classes": ", ".join(bundle.labels),
+            "values in FP16": (manifest["model"].get("fp16_ranges") or {}).get("summary", "not looked at"),
             **{key: _text(value) for key, value in manifest["contract"].items() if value is not None},
         },
         provenance={
@@ -112,6 +114,7 @@ def report_data(bundle: Bundle, result: ParityResult, *, title: str, notes: Sequ
             "weights": manifest["model"]["weights_sha256"],
             **{f"training {key}": _text(value) for key, value in training.items() if value not in (None, [], {}, "")},
             **{f"tool {key}": value for key, value in manifest["provenance"]["tools"].items()},
+            **{f"int8 on {key}": item.text for key, item in int8_worth(bundle).items()},
             **{f"note {index + 1}": note for index, note in enumerate(dict.fromkeys(notes))},
         },
         plan=[{key: row[key] for key in ("layer", "precision", "reason", "warning")} for row in plan],

@@ -28,6 +28,7 @@ class Source:
         config: The network's configuration as JSON, where it is one of ours.
         training: What it was trained on, as JSON; None where nobody knows.
         split: Which recordings trained it; None where nobody knows.
+        qat: Calibration that it was trained with, as JSON; None for a network that was not trained to be quantized.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Source:
     config: dict[str, Any] | None
     training: dict[str, Any] | None
     split: Split | None
+    qat: dict[str, Any] | None = None
 
 
 def load_source(source: str, *, config: Path | None = None, weights: Path | None = None) -> Source:
@@ -95,6 +97,7 @@ def _from_run(path: Path) -> Source:
         config=checkpoint.config.to_json(),
         training=None if checkpoint.training is None else checkpoint.training.to_json(),
         split=checkpoint.split,
+        qat=None if checkpoint.qat is None else checkpoint.qat["calibration"],
     )
 
 

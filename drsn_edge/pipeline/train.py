@@ -21,6 +21,7 @@ from drsn_edge.signals.windows import Windows, cut
 if TYPE_CHECKING:
     from drsn_edge.model.checkpoint import TrainingRecord
     from drsn_edge.model.network import Network
+    from drsn_edge.pipeline.qat import QatRun
     from drsn_edge.training.compute import Amp
     from drsn_edge.training.evaluate import Score
 
@@ -28,6 +29,8 @@ SCORES = "scores.json"
 
 # Steps matter, not epochs: on CWRU a thousand are worse by 0.9 points at -4 dB than two thousand.
 _STEPS, _LEAST, _MOST = 2000, 20, 200
+# The paper's.
+_LR = 0.1
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class TrainResult:
         scores: Of the test part: clean, then every kind of noise over the sweep.
         windows: How many windows each part has.
         notes: What the user should know, one sentence each.
+        qat: Of a network that was trained to be quantized; `scores` are those of its FP32 form.
     """
 
     run: Path
@@ -47,6 +51,7 @@ class TrainResult:
     scores: tuple[Score, ...]
     windows: Mapping[Part, int]
     notes: tuple[str, ...]
+    qat: QatRun | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -57,6 +62,7 @@ class TrainResult:
             "scores": [score.to_json() for score in self.scores],
             "windows": dict(self.windows),
             "notes": list(self.notes),
+            "qat": None if self.qat is None else self.qat.to_json(),
         }
 
 
@@ -74,11 +80,14 @@ def train(
     noise_once: bool = False,
     epochs: int | None = None,
     batch: int = 128,
-    lr: float = 0.1,
+    lr: float | None = None,
     seed: int = 0,
     window: int | None = None,
     hop: int | None = None,
     init: Path | None = None,
+    qat: bool = False,
+    quantize_first: bool = False,
+    objective: str = "distil",
     force: bool = False,
     resume: bool = False,
     dry_run: bool = False,
@@ -105,13 +114,17 @@ def train(
         snr: Lowest and highest trained ratio in dB; None trains on the windows as they are.
         noise_once: Every training window keeps the noise of one draw through all epochs, as in the paper; by default
             each epoch has noise of its own.
-        epochs: None takes `default_epochs`.
+        epochs: None takes `default_epochs`; with `qat` those of `QatOptions`.
         batch: Windows per step.
-        lr: Learning rate of the first stage.
+        lr: Learning rate of the first stage; None takes 0.1, with `qat` that of `QatOptions`.
         seed: Of weights, order and noise; and of the split where it is `random`.
         window: Samples per window, instead of the data set's own.
         hop: Samples from window to window in training, instead of the data set's own.
         init: Start from the weights of this run instead of random ones.
+        qat: Train the network of `init` to decide in INT8 as it does in FP32. Everything about network, split and noise
+            comes from that run.
+        quantize_first: With `qat`: the first convolution in int8 too.
+        objective: With `qat`: `distil` towards the decisions of `init`, or `labels`.
         force: Replace the run in `out`.
         resume: Go on with the run in `out`, which was killed; equal to one that never stopped.
         dry_run: Check everything, train and write nothing.
@@ -138,6 +151,34 @@ def train(
     from drsn_edge.training.parallel import processes
     from drsn_edge.training.records import EpochRecord
 
+    if qat:
+        from drsn_edge.pipeline.qat import train_qat
+
+        return train_qat(
+            dataset,
+            out=out,
+            init=init,
+            asked={
+                "model": (model, "drsn-cw"), "preset": (preset, "paper"), "protocol": (protocol, "time"),
+                "fold": (fold, 0), "noise": (tuple(noise), ("gaussian",)), "snr": (snr, (-6.0, 10.0)),
+                "window": (window, None), "hop": (hop, None), "device": (device, "auto"), "amp": (amp, "none"),
+                "noise-once": (noise_once, False),
+                "compile": (compile, False), "resume": (resume, False),
+            },
+            given={"epochs": epochs, "batch": batch, "lr": lr, "seed": seed, "objective": objective},
+            where=where,
+            quantize_first=quantize_first,
+            force=force,
+            dry_run=dry_run,
+            threads=threads,
+            progress=progress,
+        )  # fmt: skip
+    if quantize_first or objective != "distil":
+        raise UsageError(
+            "the option is one of quantization-aware training",
+            got="--quantize-first" if quantize_first else f"--objective {objective}", expected="it together with --qat",
+            hint="add --qat --init RUN",
+        )  # fmt: skip
     compute, place = Compute(amp=amp, compile=compile), find_device(device)
     with processes(place) as group, cpu_threads(threads):
         compute.check(place, group)
@@ -152,7 +193,7 @@ def train(
         options = FitOptions(
             epochs=default_epochs(len(windows["train"]), batch) if epochs is None else epochs,
             batch=batch,
-            lr=lr,
+            lr=_LR if lr is None else lr,
             noise=NoiseRange(tuple(noise) if noisy else (), snr if noisy else None, noise_once),
             seed=seed,
         )
