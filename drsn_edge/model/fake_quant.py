@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -65,14 +65,23 @@ class FakeQuantConv(nn.Module):
         norm: The BatchNormalization that the exporter folds into it, if it does.
         scale: Of its input.
         learned: Whether the scale is a parameter.
+        full_range: Its input is never negative, and level -127 stands for zero: 127 steps are taken off in front of the
+            rounding and added behind it.
     """
 
     def __init__(
-        self, conv: nn.Conv1d | nn.Conv2d, norm: nn.BatchNorm1d | nn.BatchNorm2d | None, scale: float, *, learned: bool
+        self,
+        conv: nn.Conv1d | nn.Conv2d,
+        norm: nn.BatchNorm1d | nn.BatchNorm2d | None,
+        scale: float,
+        *,
+        learned: bool,
+        full_range: bool = False,
     ) -> None:
         super().__init__()
         self.conv = conv
         self.norm = norm
+        self.full_range = full_range
         self.scale = nn.Parameter(torch.tensor(scale), requires_grad=learned)
 
     @property
@@ -94,7 +103,12 @@ class FakeQuantConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[N, in, ...]` to `[N, out, ...]`."""
         weight, bias = self.folded()
-        rounded, x = fake_quantize(weight, weight_scales(weight)), fake_quantize(x, self.step)
+        rounded, step = fake_quantize(weight, weight_scales(weight)), self.step
+        if self.full_range:
+            offset = step.detach() * _HIGH
+            x = fake_quantize(x - offset, step) + offset
+        else:
+            x = fake_quantize(x, step)
         if isinstance(self.conv, PackedConv1d):
             return self.conv.convolve(x, rounded, bias, packed=self.training)
         result: Tensor = self.conv._conv_forward(x, rounded, bias)
@@ -124,13 +138,21 @@ class FakeQuantNetwork(nn.Module):
     Args:
         network: Trained. What trains here trains there.
         scales: Input scale by int8 layer, as the precision plan names layers (`units.0.conv1/Conv`).
+        full_range: Layers whose scale is for 255 levels, as the calibration says.
         learned: Whether scales are parameters.
 
     Raises:
         InputError: A layer that is no convolution of the network.
     """
 
-    def __init__(self, network: Network, scales: Mapping[str, float], *, learned: bool = False) -> None:
+    def __init__(
+        self,
+        network: Network,
+        scales: Mapping[str, float],
+        *,
+        full_range: Collection[str] = (),
+        learned: bool = False,
+    ) -> None:
         super().__init__()
         shared: dict[int, Any] = {id(value): value for value in (*network.parameters(), *network.buffers())}
         self.network: Network = copy.deepcopy(network, shared)
@@ -149,7 +171,7 @@ class FakeQuantNetwork(nn.Module):
             norm = modules[norms[path]] if path in norms else None
             if norm is not None and not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
                 raise TypeError(f"{norms[path]} is a {type(norm).__name__}, not a BatchNormalization")
-            made = FakeQuantConv(conv, norm, scale, learned=learned)
+            made = FakeQuantConv(conv, norm, scale, learned=learned, full_range=layer in full_range)
             self._layers[layer] = made
             self.network.set_submodule(path, made)
             if norm is not None:

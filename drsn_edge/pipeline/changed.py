@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from drsn_edge.signals.noise import Noise, add_noise, noise_rng
 if TYPE_CHECKING:
     from torch import nn
 
+    from drsn_edge.calibration.contract import Calibration
     from drsn_edge.model.checkpoint import Checkpoint
     from drsn_edge.signals.windows import Windows
 
@@ -31,7 +31,7 @@ class Changed:
     Attributes:
         noise, snr_db: Condition; `none` and None for clean windows.
         draws: Decisions compared.
-        post_training: By quantizing the original with the same plan and scales.
+        post_training: By quantizing the original with the same plan, weights rounded to nearest.
         int8: Of the network that was trained to be quantized, in INT8.
         fp32: Of the same weights in FP32.
     """
@@ -56,8 +56,8 @@ class Changed:
 def changed_decisions(
     original: Checkpoint,
     trained: Checkpoint,
-    scales: Mapping[str, float],
-    post_training: Mapping[str, float],
+    calibration: Calibration,
+    post_training: Calibration,
     test: Windows,
     *,
     noises: tuple[Noise, ...],
@@ -69,8 +69,8 @@ def changed_decisions(
     Args:
         original: In FP32.
         trained: Trained to be quantized.
-        scales: Of its INT8 form, by layer.
-        post_training: Scales that the original is quantized with, for comparison.
+        calibration: Of its INT8 form.
+        post_training: What the original is quantized with, for comparison; weights are rounded to nearest.
         test: Windows without overlap.
         noises: Kinds; none compares with Gaussian noise.
         draws: Of noise per window.
@@ -79,8 +79,8 @@ def changed_decisions(
     from drsn_edge.model.fake_quant import FakeQuantNetwork
 
     networks: dict[str, nn.Module] = {
-        "post_training": FakeQuantNetwork(original.network, post_training),
-        "int8": FakeQuantNetwork(trained.network, scales),
+        "post_training": FakeQuantNetwork(original.network, post_training.scales, full_range=post_training.full_range),
+        "int8": FakeQuantNetwork(trained.network, calibration.scales, full_range=calibration.full_range),
         "fp32": trained.network,
     }
     rows: list[Changed] = []

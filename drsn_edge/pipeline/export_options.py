@@ -97,10 +97,11 @@ def check_options(options: ExportOptions, *, calibrate: str | None, trained: boo
     """
     # int8 among the default's three is left out with a note; int8 by name is not.
     named = "int8" in options.precisions and options.precisions != PRECISIONS
-    if trained and (options.quantize_first or options.method != "auto"):
+    if trained and (options.quantize_first or options.method != "auto" or options.plan is not None):
         raise UsageError(
             "the run was trained with plan and scales of its own",
-            got="--quantize-first" if options.quantize_first else f"--method {options.method}",
+            got="--plan" if options.plan is not None
+            else "--quantize-first" if options.quantize_first else f"--method {options.method}",
             expected="neither", hint="train --qat again with another plan, or export the run that it began with",
         )  # fmt: skip
     if calibrate is None and not trained and (named or "int8" in options.wanted_engines):

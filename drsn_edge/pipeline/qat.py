@@ -205,11 +205,11 @@ def quantization_aware(
         choose(windows["validation"], snr_db=hard, stream="held-out", **drawn),  # type: ignore[arg-type]
         contract=original.contract,
         weights_sha256=sha256_bytes(weight_bytes(original.network)),
-        options=CalibrationOptions(quantize_first=quantize_first),
+        options=CalibrationOptions(quantize_first=quantize_first, rounding="nearest"),
         progress=progress,
     )
     network = copy.deepcopy(original.network)
-    student = FakeQuantNetwork(network, found.scales, learned=options.learned)
+    student = FakeQuantNetwork(network, found.scales, full_range=found.full_range, learned=options.learned)
     fitted = fine_tune(
         student, original.network, windows["train"], windows["validation"], options=options, progress=progress
     )
@@ -231,8 +231,8 @@ def quantization_aware(
     changed = changed_decisions(
         original,
         checkpoint,
-        calibration.scales,
-        found.scales,
+        calibration,
+        found,
         windows["test"],
         noises=_noises(original),
         progress=progress,

@@ -88,7 +88,7 @@ def test_precisions_follow_from_the_padded_graph(
     scales = {row.layer: 0.05 for row in plan.int8}
     x = windows(contract, 8)
     for glue in ("fp32", "fp16"):
-        wide = quantize(padded, plan=plan, scales=scales, glue=glue)  # type: ignore[arg-type]
+        wide = quantize(padded, plan=plan, scales=scales, glue=glue)
         thin = quantize(graph, plan=narrow, scales=scales, glue=glue)
         found, wanted = (
             run_onnx(with_probes(wide.to_bytes()), window=x),
