@@ -361,7 +361,7 @@ def before_export(recipe: Recipe, work: Path, *, quick: bool) -> Iterator[Row]:
     }
     for name, change in wrong.items():
         scales = {layer: float(np.float32(change(scale))) for layer, scale in sound.scales.items()}
-        data = quantize(graph, plan=sound.plan, scales=scales).to_bytes()
+        data = quantize(graph, plan=sound.plan, scales=scales, full_range=sound.full_range).to_bytes()
         kinds[name] = ("wrong calibration", "int8")
         forms[f"onnx-int8-{name}"] = functools.partial(OnnxRuntimeRunner, emulated(data))
     for form in ("fp32", "int8"):

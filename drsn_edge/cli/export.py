@@ -9,12 +9,13 @@ import typer
 
 from drsn_edge.cli import options as common
 from drsn_edge.cli.ui import session
-from drsn_edge.errors import OutOfTolerance
+from drsn_edge.errors import OutOfTolerance, UsageError
 
 EPILOG = """
 Examples:
 
     drsn-edge export runs/cw --out cw.drsn --calibrate cwru:DIR --target sm86
+    drsn-edge export runs/cw --out cw.drsn --calibrate cwru:DIR --precision auto
     drsn-edge export mine.pt --config mine.json --out mine.drsn
     drsn-edge export mymodels:make --weights m.pt --config m.json --out m.drsn
     drsn-edge export old.onnx --config mine.toml --out old.drsn --engine none
@@ -40,7 +41,12 @@ def command(
         ),
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="State dict of a module:Class.")] = None,
-    precision: Annotated[str, typer.Option(help="Graphs to make; int8 needs --calibrate.")] = "fp32,fp16,int8",
+    precision: Annotated[
+        str, typer.Option(help="Graphs to make; int8 needs --calibrate. auto: int8 layers within --max-changed.")
+    ] = "fp32,fp16,int8",
+    max_changed: Annotated[
+        float | None, typer.Option(help="For --precision auto: share of decisions that int8 may change, 0.005.")
+    ] = None,
     engine: Annotated[
         str | None, typer.Option(help="Precisions of the engines to build, or none; fp16 if a builder is here.")
     ] = None,
@@ -76,10 +82,21 @@ def command(
     with session(json=json, quiet=quiet, debug=debug) as ui:
         from drsn_edge.bundle import REPORT
         from drsn_edge.calibration.plan_file import read_plan
-        from drsn_edge.pipeline.export import ExportOptions, check_export, export
+        from drsn_edge.pipeline.export import PRECISIONS, ExportOptions, check_export, export
 
+        auto = precision == "auto"
+        if max_changed is not None and not auto:
+            raise UsageError(
+                "a budget of changed decisions is for a plan that may change", got=f"--precision {precision}",
+                expected="--precision auto with --max-changed",
+            )  # fmt: skip
+        if auto and calibrate is None:
+            raise UsageError(
+                "a plan within a budget needs calibration data", got="--precision auto without --calibrate",
+                expected="--calibrate DATASET",
+            )  # fmt: skip
         options = ExportOptions(
-            precisions=common.parse_list(precision, what="precision"),
+            precisions=PRECISIONS if auto else common.parse_list(precision, what="precision"),
             opset=opset,
             pad_channels=pad_channels,
             telemetry=telemetry,
@@ -87,6 +104,7 @@ def command(
             method=method,
             rounding=rounding,
             plan=None if plan is None else read_plan(plan),
+            max_changed=(0.005 if max_changed is None else max_changed) if auto else None,
             calibration_windows=calibration_windows,
             engines=None if engine is None else common.parse_list(engine, what="engine precision"),
             backend=backend,

@@ -27,6 +27,7 @@ class ExportOptions:
         method: Range method of the calibration, `auto` tries all on held-out windows.
         rounding: Of int8 weights, `learned` or `nearest`.
         plan: A precision plan in place of the default one, as `read_plan` reads it.
+        max_changed: Layers leave int8 until at most this share of held-out decisions changes; None keeps the plan.
         calibration_windows: How many calibrate; as many others judge the range methods.
         engines: Precisions of the engines to build; empty for none. None: fp16, where such a graph is made.
         backend: `auto`, `tensorrt` or `rtx`.
@@ -44,6 +45,7 @@ class ExportOptions:
     method: str = "auto"
     rounding: str = "learned"
     plan: PrecisionPlan | None = None
+    max_changed: float | None = None
     calibration_windows: int = 512
     engines: tuple[str, ...] | None = None
     backend: str = "auto"
@@ -57,6 +59,10 @@ class ExportOptions:
             unknown = [value for value in values if value not in PRECISIONS]
             if unknown:
                 raise UsageError(f"unknown {name}", got=unknown[0], expected=", ".join(PRECISIONS))
+        if self.max_changed is not None and not 0 < self.max_changed < 1:
+            raise UsageError(
+                "the budget of changed decisions cannot be used", got=self.max_changed, expected="between 0 and 1"
+            )
         idle = [value for value in self.engines or () if value not in self.graphs]
         if idle:
             raise UsageError(

@@ -15,6 +15,7 @@ from drsn_edge.calibration.calibrate import CalibrationOptions, calibrate, tool_
 from drsn_edge.calibration.contract import Calibration
 from drsn_edge.calibration.half_range import HalfRanges, half_ranges, refuse_overflow
 from drsn_edge.calibration.quantize import quantize_as
+from drsn_edge.calibration.sensitivity import reduce_plan
 from drsn_edge.calibration.windows import apart, choose
 from drsn_edge.errors import OutOfTolerance
 from drsn_edge.exporters.canonical import CanonicalGraph, CanonicalOptions, canonicalise, parse
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 # Beside the golden windows, which are the hard ones.
 _RANGE_WINDOWS = 160
+# Windows that a budget of changed decisions is held on, for each that calibrates.
+_BUDGET_DRAWS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +183,7 @@ def _scales(
     # The range methods are judged a little beyond the lowest SNR that was trained too: there decisions are close.
     # Judged there alone they would clip too much, and change decisions of clean windows.
     hard = None if snr is None else (snr[0] - 4, snr[1])
-    return calibrate(
+    found = calibrate(
         graph,
         choose(training, count=count, noises=noises, snr_db=snr, seed=options.seed),
         choose(judging, count=count, noises=noises, snr_db=hard, seed=options.seed, stream="held-out"),
@@ -191,6 +194,12 @@ def _scales(
         ),
         progress=progress,
     )
+    if options.max_changed is None:
+        return found
+    # The budget holds over what was trained, as the default gate does; more draws than judge the range methods, because
+    # a share of half a per cent is counted in single windows.
+    draws = choose(judging, count=_BUDGET_DRAWS * count, noises=noises, snr_db=snr, seed=options.seed, stream="budget")
+    return reduce_plan(graph, found, draws.windows.x, max_changed=options.max_changed, progress=progress).calibration
 
 
 def _canonical(
