@@ -77,6 +77,7 @@ def command(
         from drsn_edge.cli.stopping import stopping
         from drsn_edge.errors import UsageError
         from drsn_edge.pipeline.run import StreamOptions, run
+        from drsn_edge.runtime.notify import watched
         from drsn_edge.stream.smoothing import SmoothingOptions
 
         if json and "-" in (events, alarms):
@@ -121,7 +122,7 @@ def command(
                 ),
                 force=force,
                 dry_run=dry_run,
-                stop=stop,
+                stop=watched(stop),  # as a service it says so to systemd, every turn that is due
                 on_record=None if quiet else show,
                 notice=ui.progress.notice,
             )

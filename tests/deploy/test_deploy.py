@@ -195,3 +195,29 @@ def test_what_the_program_refuses(program: Path, workshop: Workshop, tmp_path: P
         (golden / "windows.npy").write_bytes(data)
         code, said = run(plan, golden, "fp16")
         assert (code, "windows.npy" in said) == (4, True)
+
+
+def test_run_tells_systemd_that_it_is_ready(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The unit's Type=notify and watchdog, with the options of its command."""
+    import socket
+
+    from typer.testing import CliRunner
+
+    from drsn_edge.cli import app
+
+    name = str(tmp_path / "notify")
+    np.save(tmp_path / "pump.npy", np.sin(np.arange(640, dtype=np.float32)))
+    sources = f'sources = ["{tmp_path}/pump.npy,rate=1000"]\n'
+    (tmp_path / "pump.toml").write_text(f'{sources}events = "{tmp_path}/events.jsonl"\nrunner = "onnxruntime"\n')
+    monkeypatch.setenv("NOTIFY_SOCKET", name)
+    monkeypatch.setenv("WATCHDOG_USEC", "60000000")
+    arguments = [str(workshop.bundle), "--config", str(tmp_path / "pump.toml"), "--state", str(tmp_path / "pump.json")]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
+        server.bind(name)
+        server.settimeout(5)
+        said = CliRunner().invoke(app, ["run", *arguments])
+        assert said.exit_code == 0, said.output
+        assert [server.recv(100), server.recv(100)] == [b"READY=1", b"WATCHDOG=1"]
+    assert (tmp_path / "events.jsonl").read_text()
