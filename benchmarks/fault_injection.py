@@ -40,29 +40,37 @@ def main() -> int:
     parser.add_argument("--work", type=Path, help="where networks and bundles are kept; a run goes on where one ended")
     parser.add_argument("--json", action="store_true", help="only the JSON document on stdout")
     parser.add_argument("--only", choices=("faults", "clean"), help="one half; a later run with --work joins them")
+    parser.add_argument("--kept", action="store_true", help="make nothing: report what --work holds already")
     parser.add_argument("--show-missed", action="store_true", help="every fault that was missed or misnamed, on stderr")
     args = parser.parse_args()
     work = args.work or Path(tempfile.mkdtemp(prefix="fault-injection-"))
     began, cpu = time.perf_counter(), time.process_time()
     recipes = RECIPES[:2] if args.quick else RECIPES[:6]
+
+    def wanted(name: str) -> bool:
+        return not args.kept or _path(work, name).is_file()
+
     rows: list[Row] = []
     clean: list[dict[str, Any]] = []
     if args.only != "clean":
-        for recipe in recipes:
+        for recipe in [item for item in recipes if wanted(f"after-{item.name}")]:
             rows += _kept(work, f"after-{recipe.name}", functools.partial(faults_after, recipe, work, repeats=1))
             _say(args, f"{recipe.name}: {len(rows)} faults, {time.perf_counter() - began:.0f} s")
-        for recipe in recipes:
+        for recipe in [item for item in recipes if wanted(f"before-{item.name}")]:
             before = functools.partial(before_export, recipe, work, quick=args.quick)
             rows += _kept(work, f"before-{recipe.name}", before)
             _say(args, f"before export: {len(rows)} faults, {time.perf_counter() - began:.0f} s")
     if args.only != "faults":
         for recipe, opset, method, seed in cases(args.quick):
+            name = f"clean-{recipe.name}-{opset}-{seed}"
+            if not wanted(name):
+                continue
             export = functools.partial(clean_export, recipe, work, opset=opset, method=method, seed=seed)
-            clean.append(_once(work, f"clean-{recipe.name}-{opset}-{seed}", export))
+            clean.append(_once(work, name, export))
             _say(args, f"{len(clean)} clean exports, {time.perf_counter() - began:.0f} s")
     document = {
-        "options": {"quick": args.quick, "networks": [recipe.name for recipe in recipes]},
-        "seconds": {"wall": time.perf_counter() - began, "cpu": time.process_time() - cpu},
+        "options": {"quick": args.quick, "networks": sorted({row.network for row in rows})},
+        "seconds": None if args.kept else {"wall": time.perf_counter() - began, "cpu": time.process_time() - cpu},
         "rows": [row.to_json() for row in rows],
         "clean": clean,
         "summary": summary(rows, clean),
@@ -77,9 +85,13 @@ def main() -> int:
     return 0
 
 
+def _path(work: Path, name: str) -> Path:
+    return work / "rows" / f"{name}.json"
+
+
 def _once(work: Path, name: str, make: Callable[[], Any]) -> Any:
     """A result that is kept under `work`, made when it is not there yet."""
-    path = work / "rows" / f"{name}.json"
+    path = _path(work, name)
     if not path.is_file():
         value = make()
         path.parent.mkdir(parents=True, exist_ok=True)
