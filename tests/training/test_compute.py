@@ -173,7 +173,7 @@ def test_a_compiler_that_fails(
             if when == "forward":
                 fail()
             logits: Tensor = network(x)
-            logits.register_hook(fail)
+            logits.register_hook(fail)  # type: ignore[no-untyped-call]
             return logits
 
         return forward
