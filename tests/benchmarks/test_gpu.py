@@ -77,7 +77,7 @@ def test_goals_are_computed_from_rows() -> None:
         row("torch-eager-cuda", "fp32", 4096, 40.0), row("tensorrt", "fp16", 1, 0.5), row("tensorrt", "int8", 1, 0.6),
         row("tensorrt", "fp16", 4096, 10.0),
     ]  # fmt: skip
-    parts = {
+    parts: dict[str, Any] = {
         "graphs": {"rows": [], "device": {}, "elements_per_window": {"edge": 1000}},
         "torch": {"rows": rows[:3], "device": {}, "bandwidth_bytes_per_s": 1e9, "launch_s": 2e-6},
         "tensorrt": {"rows": rows[3:], "device": {}, "rtx": "runs",
