@@ -195,7 +195,7 @@ def _work(graph: CanonicalGraph, layers: Collection[str]) -> dict[str, float]:
     """Shares of the multiplications; equal ones where sizes are not known."""
     found: dict[str, float] = {}
     for node in graph.model.graph:
-        if node.name in layers:
+        if node.name and node.name in layers:
             weight, shape = constant(node.inputs[1]), node.outputs[0].shape
             sizes = [] if shape is None else [size for size in list(shape)[2:] if isinstance(size, int)]
             found[node.name] = float((1 if weight is None else weight.size) * int(np.prod(sizes)))
