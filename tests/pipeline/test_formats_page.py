@@ -91,10 +91,12 @@ def streamed(workshop: Any, folder: Path) -> dict[str, Any]:
     )  # fmt: skip
     lines = [json.loads(line) for line in (folder / "all.jsonl").read_text().splitlines()]
     decision = next(item for item in lines if item["type"] == "decision")
+    state = json.loads((folder / "s.json").read_text())
+    state["outputs"] = {Path(name).name: size for name, size in state["outputs"].items()}
     return {
         "decision": {**decision, "threshold": [], "zero_share": []},  # with --telemetry
         "alarm": next(item for item in lines if item.get("kind") == "state"),
-        "state": json.loads((folder / "s.json").read_text()),
+        "state": state,
         "run --json": json.loads(said.stdout),
     }
 
