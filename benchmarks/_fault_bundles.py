@@ -161,15 +161,16 @@ def traced_once(recipe: Recipe, work: Path) -> Iterator[None]:
     def export(*args: Any, **options: Any) -> Any:
         if not path.is_file():
             program = trace(*args, **options)
+            assert program is not None  # only where a file is written
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(ir.serde.serialize_model(program.model).SerializeToString())
         return SimpleNamespace(model=ir.serde.deserialize_model(onnx.load_from_string(path.read_bytes())))
 
-    torch.onnx.export = export  # type: ignore[assignment]
+    torch.onnx.export = export
     try:
         yield
     finally:
-        torch.onnx.export = trace  # type: ignore[assignment]
+        torch.onnx.export = trace
 
 
 def wrong_epsilon(source: Source, epsilon: float) -> Network:

@@ -61,11 +61,12 @@ def make_bundle(folder: Path) -> Path:
 
 def pool_of(bundle: Bundle) -> NDArray[np.float32]:
     """Windows of the bundle's golden file with fresh noise: near as many decisions as the network has."""
-    golden = np.load(bundle.file("golden.npz"))["windows"][:, 0]
+    golden: NDArray[np.float32] = np.load(bundle.file("golden.npz"))["windows"][:, 0]
     rng = np.random.default_rng(1)
     rows = golden[rng.integers(0, len(golden) - 6, POOL)]  # the last six are no sensor's
     noise = rng.standard_normal(rows.shape, dtype=np.float32) * rows.std(axis=1, keepdims=True)
-    return (rows + noise * rng.uniform(0, 1, (POOL, 1)).astype(np.float32)).astype(np.float32)
+    pool: NDArray[np.float32] = (rows + noise * rng.uniform(0, 1, (POOL, 1))).astype(np.float32)
+    return pool
 
 
 def order_of(sensor: int, windows: int) -> NDArray[np.int64]:
