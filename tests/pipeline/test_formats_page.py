@@ -27,7 +27,7 @@ BLOCKS = {(kind, name): body for kind, name, body in re.findall(r"^```(\w+) ([^\
 # Keyed by data, not by field: one entry stands for all.
 MAPS = {
     "files", "scales", "rounded", "trials", "tools", "tensor_errors", "rebuild", "onnx-int8", "accuracy",
-    "accuracy_ci95", "changed",
+    "accuracy_ci95", "changed", "outputs",
     "sensors", "mcnemar_p", "balanced_accuracy", "macro_f1", "confusion", "where", "scores", "parts", "<fingerprint>",
     "software", "verdicts", "speedups", "int8 over fp16",
 }  # fmt: skip
