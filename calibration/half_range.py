@@ -147,7 +147,8 @@ def half_ranges(graph: CanonicalGraph, half: CanonicalGraph, windows: NDArray[np
         windows: `[N, C, ...]` raw.
     """
     known = {value.name or "": node.name or "" for node in graph.model.graph for value in node.outputs}
-    wanted = dict(sorted(_activations(half.model, known).items(), key=lambda item: [*known].index(item[0])))
+    place = {name: index for index, name in enumerate((INPUT, *known))}
+    wanted = dict(sorted(_activations(half.model, known).items(), key=lambda item: place[item[0]]))
     tallies = {name: _Tally() for name in wanted}
     with OnnxRuntimeRunner(tap(graph.to_bytes(), [name for name in wanted if name != INPUT])) as runner:
         for start in range(0, len(windows), 16):

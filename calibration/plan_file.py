@@ -12,8 +12,7 @@ from drsn_edge.files import read_json
 def read_plan(path: Path) -> PrecisionPlan:
     """The plan of a JSON document that has its rows under `plan`: `calibration.json`, what `inspect --json` prints.
 
-    Of an edited row layer, precision and reason
-    count; the rest is what the graph says.
+    Of an edited row layer, precision and reason count; the rest is what the graph says.
 
     Raises:
         InputError: No such file, no plan in it, or a damaged row.

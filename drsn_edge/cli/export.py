@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from drsn_edge.cli import options as common
 from drsn_edge.cli.ui import session
 from drsn_edge.errors import OutOfTolerance, UsageError
+from drsn_edge.extras import require
+
+if TYPE_CHECKING:
+    from drsn_edge.calibration.plan import PrecisionPlan
 
 EPILOG = """
 Examples:
@@ -20,6 +24,14 @@ Examples:
     drsn-edge export mymodels:make --weights m.pt --config m.json --out m.drsn
     drsn-edge export old.onnx --config mine.toml --out old.drsn --engine none
 """
+
+
+def _read_plan(path: Path) -> PrecisionPlan:
+    """Only where one is given: plans are made of graphs, and need onnx."""
+    require("onnx", "onnx_ir", purpose="reading a precision plan")
+    from drsn_edge.calibration.plan_file import read_plan
+
+    return read_plan(path)
 
 
 def command(
@@ -81,7 +93,6 @@ def command(
     """Make the graphs, the engine if a builder is at hand, the parity check and the report: one bundle."""
     with session(json=json, quiet=quiet, debug=debug) as ui:
         from drsn_edge.bundle import REPORT
-        from drsn_edge.calibration.plan_file import read_plan
         from drsn_edge.pipeline.export import PRECISIONS, ExportOptions, check_export, export
 
         auto = precision == "auto"
@@ -103,7 +114,7 @@ def command(
             quantize_first=quantize_first,
             method=method,
             rounding=rounding,
-            plan=None if plan is None else read_plan(plan),
+            plan=None if plan is None else _read_plan(plan),
             max_changed=(0.005 if max_changed is None else max_changed) if auto else None,
             calibration_windows=calibration_windows,
             engines=None if engine is None else common.parse_list(engine, what="engine precision"),

@@ -83,6 +83,7 @@ def test_every_command_names_the_one_pip_command_that_helps(
         (["train", "synthetic", "--out", out], "host", "torch is not installed"),
         (["train", "synthetic", "--out", out, "--dry-run"], "host", "torch is not installed"),
         (["export", workshop.run, "--out", out], "host", "onnx is not installed"),
+        (["export", workshop.run, "--out", out, "--plan", out], "host", "onnx is not installed"),
         (["build", bundle], "rtx", "neither is installed"),
         (["build", bundle, "--backend", "rtx"], "rtx", "tensorrt_rtx is not installed"),
         (["build", bundle, "--backend", "tensorrt"], "tensorrt", "tensorrt is not installed"),

@@ -91,7 +91,7 @@ def test_every_figure_is_drawn_and_described(source: str) -> None:
 
 def test_figures_are_in_the_tables_too(source: str) -> None:
     for caption in ("Balanced accuracy, gaussian noise", "Points above resnet, pink noise", "Macro F1, gaussian noise"):
-        assert f"<caption>{caption}</caption>" in source
+        assert f"<caption><span>{caption}</span></caption>" in source
     assert "of each fold" not in source
     assert "<caption>drsn-cw, gaussian, −6 dB</caption>" in source
     assert "<caption>drsn-cw, clean (trained on pink)</caption>" in source
@@ -110,7 +110,7 @@ def test_the_papers_curves_stand_beside_the_papers_networks_only() -> None:
 
 def test_folds_are_shown_one_by_one() -> None:
     drawn = render(page(study(seeds=2, folds=3, noises=("gaussian",)), protocol="load"))
-    assert "<caption>Balanced accuracy of each fold, gaussian noise</caption>" in drawn
+    assert "<caption><span>Balanced accuracy of each fold, gaussian noise</span></caption>" in drawn
     assert "drsn-cw, fold 2" in drawn
     assert "One load tests, another validates" in drawn
 
