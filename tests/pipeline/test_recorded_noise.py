@@ -52,6 +52,7 @@ def voices(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"table:{folder / 'recordings.csv'}"
 
 
+@pytest.mark.slow
 def test_a_network_that_learned_in_babble_is_calibrated_and_judged_in_it(voices: str, tmp_path: Path) -> None:
     trained = run(
         voices, tmp_path / "run", protocol="speaker", fold=2, window=64, hop=32, noise=("babble",), snr=(5.0, 15.0),

@@ -157,6 +157,7 @@ def test_what_is_finished_is_not_made_again(out: Path, dataset: str) -> None:
     assert (out / "study.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_costs_nothing(out: Path, dataset: str) -> None:
     before = figures(out)
     for name in ("resnet.gaussian.fold0.seed1.json", "drsn-cw.gaussian.fold0.seed1.json"):

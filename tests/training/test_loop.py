@@ -161,6 +161,7 @@ fit(network, windows, windows, options=options, out=Path(sys.argv[1]), resume=le
 """
 
 
+@pytest.mark.slow
 def test_kill_9_leaves_a_run_that_can_go_on(tmp_path: Path) -> None:
     run, whole = tmp_path / "run", tmp_path / "whole"
     command = [sys.executable, "-c", SCRIPT, str(run)]
