@@ -65,10 +65,10 @@ class Latencies:
     counts: list[int] = field(default_factory=lambda: [0] * (8 * _PER_DECADE))
     largest: float = 0.0
 
-    def add(self, seconds: float) -> None:
-        """Count one."""
+    def add(self, seconds: float, count: int = 1) -> None:
+        """Count one, or several of one length."""
         place = int(_PER_DECADE * math.log10(max(seconds, _LOWEST) / _LOWEST))
-        self.counts[min(place, len(self.counts) - 1)] += 1
+        self.counts[min(place, len(self.counts) - 1)] += count
         self.largest = max(self.largest, seconds)
 
     def percentile(self, share: float) -> float | None:

@@ -92,35 +92,40 @@ class DriftWatch:
         spread = {name: _MARGIN * (known.high[name] - known.low[name]) for name in FIGURES}
         self._low = np.stack([known.low[name] - spread[name] for name in FIGURES])
         self._high = np.stack([known.high[name] + spread[name] for name in FIGURES])
-        self._held = np.zeros((windows, len(FIGURES), len(known.units)))
-        self._count = self._next = self._inside = 0
+        # How far out, in spreads of the range; a unit that never varied has none.
+        self._spread = np.maximum(self._high - self._low, 1e-9)
+        self._windows, self._inside = windows, 0
+        self._held = np.zeros((0, len(FIGURES), len(known.units)))  # those that means of further windows need
         self.outside = False
 
-    def add(self, threshold: NDArray[Any], zero_share: NDArray[Any]) -> dict[str, Any] | None:
-        """Take a window's telemetry `[units]` in.
+    def add(self, telemetry: NDArray[np.float64]) -> dict[int, dict[str, Any]]:
+        """Take the telemetry `[n, figures, units]` of windows in, in their order.
 
         Returns:
-            When the mean has just left the range or come back: which unit, which figure, value and range (of the one
-            that is farthest out). None otherwise.
+            For each of them at which the mean has just left the range or come back: which unit, which figure, value
+            and range (of the one that is farthest out).
         """
-        self._held[self._next] = threshold, zero_share
-        self._next = (self._next + 1) % len(self._held)
-        self._count = min(self._count + 1, len(self._held))
-        if self._count < len(self._held):
-            return None
-        mean = self._held.mean(axis=0)
-        # How far out, in spreads of the range; a unit that never varied has none.
-        spread = np.maximum(self._high - self._low, 1e-9)
-        excess = np.maximum(self._low - mean, mean - self._high) / spread
-        outside = bool(excess.max() > 0)
-        # Near the edge a mean goes in and out: back is what has stayed in for as long as the mean looks.
-        self._inside = 0 if outside else self._inside + 1
-        if outside == self.outside or (self.outside and self._inside < len(self._held)):
-            return None
-        self.outside = outside
+        held = np.concatenate([self._held, telemetry])
+        self._held = held[max(0, len(held) - self._windows + 1) :]
+        if len(held) < self._windows:
+            return {}
+        means = np.lib.stride_tricks.sliding_window_view(held, self._windows, axis=0).mean(axis=-1)
+        excess = np.maximum(self._low - means, means - self._high) / self._spread
+        out = (excess.max(axis=(1, 2)) > 0).tolist()
+        first = len(telemetry) - len(out)  # the windows before it only filled the mean
+        told = {}
+        for place, outside in enumerate(out):
+            # Near the edge a mean goes in and out: back is what has stayed in for as long as the mean looks.
+            self._inside = 0 if outside else self._inside + 1
+            if outside != self.outside and (outside or self._inside >= self._windows):
+                self.outside = outside
+                told[first + place] = self._tell(means[place], excess[place])
+        return told
+
+    def _tell(self, mean: NDArray[np.float64], excess: NDArray[np.float64]) -> dict[str, Any]:
         figure, unit = np.unravel_index(int(excess.argmax()), excess.shape)
         return {
-            "event": "raised" if outside else "cleared",
+            "event": "raised" if self.outside else "cleared",
             "unit": self._known.units[int(unit)],
             "figure": FIGURES[int(figure)],
             "value": round(float(mean[figure, unit]), 6),
@@ -129,4 +134,4 @@ class DriftWatch:
 
     def forget(self) -> None:
         """A gap: the mean begins again. Whether it was outside stays until it is known anew."""
-        self._count = self._next = self._inside = 0
+        self._held, self._inside = self._held[:0], 0

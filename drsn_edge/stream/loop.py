@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from drsn_edge.signals.contract import SignalContract
 from drsn_edge.stream.command import CommandSink
 from drsn_edge.stream.counters import Latencies
+from drsn_edge.stream.decide import Decider
 from drsn_edge.stream.outbox import LineSink
-from drsn_edge.stream.quality import Quality, examine
-from drsn_edge.stream.sensor import Sensor
-from drsn_edge.stream.smoothing import UNKNOWN, confidences
+from drsn_edge.stream.outputs import Outputs
+from drsn_edge.stream.quality import examine
+from drsn_edge.stream.sensor import Row, Sensor
 from drsn_edge.stream.source import Clock
 from drsn_edge.stream.state import StateFile
 from drsn_edge.stream.timeline import iso
@@ -24,7 +25,6 @@ Infer = Callable[[NDArray[np.float32]], Mapping[str, NDArray[Any]]]
 _JUMP_S = 0.5  # the wall clock against the steady one
 _WAIT_S = 0.2  # for more samples, at most: signals and files are looked at as often
 _IDLE_FLUSH_S = 0.05  # fast: how long a batch that is not full waits for more
-_DAMAGED = 3  # windows in a row before anybody is told
 
 
 class Stream:
@@ -45,7 +45,6 @@ class Stream:
         on_record: Called with every record.
 
     Attributes:
-        latencies: From a window's last sample to its decision, of all sensors.
         batches, windows: That were inferred.
         infer_s: Seconds in `infer`.
         clock_jumps: Of the wall clock.
@@ -68,17 +67,22 @@ class Stream:
         on_record: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> None:
         self.sensors, self.sinks, self.commands = list(sensors), list(sinks), list(commands)
-        self.latencies = Latencies()
         self.batches = self.windows = self.clock_jumps = 0
         self.infer_s = 0.0
-        self._infer, self._labels, self._temperature = infer, list(labels), temperature
+        self._infer = infer
+        self._outputs = Outputs(sinks, commands, on_record)
+        self._decider = Decider(labels, temperature=temperature, outputs=self._outputs, real_time=real_time)
         self._state, self._clock, self._real_time = state, clock or Clock(), real_time
-        self._on_record = on_record
         self._batch = np.zeros((max_batch, *contract.shape), np.float32)
-        self._rows: list[tuple[Sensor, int, int, float]] = []  # sensor, seq, start, when its last sample came
+        self._rows: list[Row] = []
         self._lingered = False
         self._offset = self._clock.wall() - self._clock.steady()
         self._quiet_since = self._clock.steady()
+
+    @property
+    def latencies(self) -> Latencies:
+        """From a window's last sample to its decision, of all sensors."""
+        return self._decider.latencies
 
     def run(self, stop: Callable[[], bool] = lambda: False, *, idle_exit_s: float | None = None) -> None:
         """Stream.
@@ -132,20 +136,23 @@ class Stream:
 
     def _cut(self) -> bool:
         """Windows of all sensors in turn into the batch."""
-        before = len(self._rows)
-        moved = True
-        while moved and len(self._rows) < len(self._batch):
-            moved = False
-            for sensor in self.sensors:
-                if sensor.ready and len(self._rows) < len(self._batch):
-                    seq, start = sensor.cut(self._batch[len(self._rows)])
-                    self._rows.append((sensor, seq, start, sensor.arrived))
-                    moved = True
-        return len(self._rows) > before
+        first, room = len(self._rows), len(self._batch) - len(self._rows)
+        left = [(index, sensor.waiting) for index, sensor in enumerate(self.sensors)]
+        turns: list[int] = []
+        while (left := [(index, count) for index, count in left if count]) and len(turns) < room:
+            turns += [index for index, _ in left]
+            left = [(index, count - 1) for index, count in left]
+        turns = turns[:room]
+        windows: dict[int, Iterator[Row]] = {}
+        for index in dict.fromkeys(turns):
+            mine = [first + place for place, turn in enumerate(turns) if turn == index]
+            windows[index] = self.sensors[index].cut(self._batch, mine)
+        self._rows += [next(windows[index]) for index in turns]
+        return bool(turns)
 
     def _decide(self) -> None:
         rows, x = self._rows, self._batch[: len(self._rows)]
-        found = examine(x, [sensor.source.full_scale for sensor, *_ in rows])
+        found = examine(x, [sensor.full_scale for sensor, *_ in rows])
         good = np.flatnonzero(found.good)
         outputs: Mapping[str, NDArray[Any]] = {}
         began = self._clock.steady()
@@ -155,98 +162,14 @@ class Stream:
             self.windows += len(good)
         now = self._clock.steady()
         self.infer_s += now - began
-        place = {int(row): index for index, row in enumerate(good)}
-        best, confidence = confidences(outputs["logits"], self._temperature) if len(good) else (good, np.zeros(0))
-        telemetry = None
-        if "threshold" in outputs:
-            telemetry = [np.asarray(outputs[name], np.float64).round(6) for name in ("threshold", "zero_share")]
-        for row, (sensor, seq, start, arrived) in enumerate(rows):
-            self.latencies.add(now - arrived)
-            sensor.latencies.add(now - arrived)
-            if self._real_time and now - arrived > sensor.hop_s:
-                sensor.counters.late += 1
-            self._count(sensor, found, row)
-            index = place.get(row)
-            if index is None:
-                self._damaged(sensor, seq, start, found.reason(row))
-                continue
-            shown = None if telemetry is None else (telemetry[0][index], telemetry[1][index])
-            self._decided(sensor, seq, start, self._labels[int(best[index])], float(confidence[index]), shown)
-        self._rows.clear()
-
-    def _count(self, sensor: Sensor, found: Quality, row: int) -> None:
-        sensor.counters.clipped += bool(found.clipped[row])
-        sensor.counters.flat += bool(found.flat[row])
-        sensor.counters.nan += bool(found.nan[row])
-
-    def _damaged(self, sensor: Sensor, seq: int, start: int, reason: str) -> None:
-        sensor.damaged += 1
-        if sensor.damaged == _DAMAGED:
-            sensor.damage_told = True
-            self._alarm(sensor, seq, start, "input", "raised", reason=reason)
-        self._write(
-            sensor, seq, start, "decision", label=UNKNOWN, confidence=0.0, state=sensor.smoother.state, reason=reason
-        )
-
-    def _decided(
-        self, sensor: Sensor, seq: int, start: int, label: str, confidence: float,
-        telemetry: tuple[NDArray[Any], NDArray[Any]] | None,
-    ) -> None:  # fmt: skip
-        sensor.counters.decided += 1
-        more: dict[str, Any] = {}
-        if telemetry is not None:
-            more = {"threshold": telemetry[0].tolist(), "zero_share": telemetry[1].tolist()}
-            if sensor.drift is not None and (told := sensor.drift.add(*telemetry)) is not None:
-                self._alarm(sensor, seq, start, "drift", told.pop("event"), **told)
-        if sensor.damage_told:
-            self._alarm(sensor, seq, start, "input", "cleared")
-        sensor.damaged, sensor.damage_told = 0, False
-        said, before = sensor.smoother.vote(label, confidence)
-        sensor.counters.unknown += said == UNKNOWN
-        state = sensor.smoother.state
-        if before is not None:
-            smoother = sensor.smoother
-            event = "raised" if smoother.is_alarm(state) else "cleared" if smoother.is_alarm(before) else "changed"
-            self._alarm(
-                sensor, seq, start, "state", event, label=state, before=before, votes=smoother.votes(state),
-                of=smoother.options.of, confidence=round(confidence, 6),
-            )  # fmt: skip
-        self._write(
-            sensor,
-            seq,
-            start,
-            "decision",
-            label=said,
-            confidence=round(confidence, 6),
-            state=state,
-            reason=None,
-            **more,
-        )
-
-    def _alarm(self, sensor: Sensor, seq: int, start: int, kind: str, event: str, **details: Any) -> None:
-        sensor.counters.alarms += event == "raised"
-        self._write(sensor, seq, start, "alarm", kind=kind, event=event, **details)
-
-    def _write(self, sensor: Sensor, seq: int, start: int, type_: str, **details: Any) -> None:
-        steady = sensor.timeline.steady(start)
-        record = {
-            "type": type_, "sensor": sensor.name, "seq": seq, "start": start, "t_s": round(start / sensor.rate, 6),
-            "time": None if steady is None else iso(steady + self._offset), **details,
-        }  # fmt: skip
-        self._emit(record)
-
-    def _emit(self, record: Mapping[str, Any]) -> None:
-        for sink in self.sinks:
-            sink.write(record)
-        for command in self.commands:
-            command.write(record)
-        if self._on_record is not None:
-            self._on_record(record)
+        self._decider.offset = self._offset
+        self._decider.decide(rows, found, outputs, now)
+        rows.clear()
 
     def _tell(self) -> None:
         for sensor in self.sensors:
             for record in sensor.records:
-                self._emit(record)
+                self._outputs.emit(record)
             sensor.records.clear()
 
     def _flush(self, *, wait: bool = False) -> None:
@@ -262,7 +185,9 @@ class Stream:
         self._offset += jump
         if abs(jump) > _JUMP_S:
             self.clock_jumps += 1
-            self._emit({"type": "clock", "sensor": None, "event": "jump", "seconds": round(jump, 3), "time": iso(wall)})
+            self._outputs.emit(
+                {"type": "clock", "sensor": None, "event": "jump", "seconds": round(jump, 3), "time": iso(wall)}
+            )
 
     def _wait(self, seconds: float) -> None:
         descriptors = [number for sensor in self.sensors if (number := sensor.source.fileno()) is not None]

@@ -39,6 +39,7 @@ class LineSink:
         waits: Wait for a slow consumer instead of dropping lines (a disk that is full is not waited for).
 
     Attributes:
+        alarms_only, csv: As given.
         lines, lost: Accepted, and dropped.
         error: Why the last attempt failed; None where it did not.
         closed_by_reader: Nobody reads any more.
@@ -49,8 +50,8 @@ class LineSink:
         self.lines = self.lost = 0
         self.error: str | None = None
         self.closed_by_reader = False
-        self._alarms_only, self._waits = alarms_only, waits
-        self._csv = target.endswith(".csv")
+        self.alarms_only, self._waits = alarms_only, waits
+        self.csv = target.endswith(".csv")
         self._pending = bytearray()
         self._written: dict[str, Place] = {}
         self._retry = 0.0
@@ -96,7 +97,7 @@ class LineSink:
         return found
 
     def _header(self) -> None:
-        if self._csv:
+        if self.csv:
             self._pending += ",".join(COLUMNS).encode() + b"\n"
 
     def _beyond(self, path: Path, resume_at: int) -> dict[str, dict[str, Any]]:
@@ -107,7 +108,7 @@ class LineSink:
         whole = data[: data.rfind(b"\n") + 1]
         os.truncate(self._handle, path.stat().st_size - (len(data) - len(whole)))
         last: dict[str, dict[str, Any]] = {}
-        for record in _records(whole, csv_lines=self._csv):
+        for record in _records(whole, csv_lines=self.csv):
             if record.get("seq") not in (None, ""):
                 place = (int(record["seq"]), ORDER.get(record.get("kind") or record["type"], 0))
                 sensor = str(record["sensor"])
@@ -118,19 +119,32 @@ class LineSink:
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Accept a line, unless it was written before a kill already."""
-        kind = record.get("kind") or record["type"]
-        if self._alarms_only and record["type"] != "alarm":
+        if self.alarms_only and record["type"] != "alarm":
             return
-        sequence = record.get("seq")
-        if sequence is not None and (sequence, ORDER.get(kind, 0)) <= self._written.get(record["sensor"], (-1, -1)):
+        line = _csv_line(record) if self.csv else json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n"
+        self.put(line, record["sensor"], record.get("seq"), record.get("kind") or record["type"])
+
+    def put(self, line: str, sensor: str | None, seq: int | None, kind: str) -> None:
+        """Accept a line that has been made already, with its end."""
+        if seq is not None and (seq, ORDER.get(kind, 0)) <= self._written.get(str(sensor), (-1, -1)):
             return
-        line = _csv_line(record) if self._csv else json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n"
-        data = line.encode()
+        self._keep(line.encode(), 1)
+
+    def put_all(self, lines: list[str], sensors: list[str], numbers: list[int]) -> None:
+        """Accept lines of decisions, in order."""
+        data = "".join(lines).encode()
+        if self._written or len(self._pending) + len(data) > _LIMIT:  # one by one: some may be left out
+            for line, sensor, seq in zip(lines, sensors, numbers, strict=True):
+                self.put(line, sensor, seq, "decision")
+        else:
+            self._keep(data, len(lines))
+
+    def _keep(self, data: bytes, lines: int) -> None:
         if self.closed_by_reader or len(self._pending) + len(data) > _LIMIT:
-            self.lost += 1
+            self.lost += lines
             return
         self._pending += data
-        self.lines += 1
+        self.lines += lines
 
     def flush(self, now: float, *, wait: bool = False) -> None:
         """Write what can be written without waiting; with `wait`, for as long as a slow consumer takes."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Iterator
+from itertools import repeat
+from typing import Any, TypeAlias
 
 from drsn_edge.errors import InputError
 from drsn_edge.signals.contract import SignalContract
@@ -16,6 +18,8 @@ from drsn_edge.stream.source import Samples, Source
 from drsn_edge.stream.timeline import Timeline
 
 _RING_S = 10.0  # seconds of samples that may wait
+
+Row: TypeAlias = "tuple[Sensor, int, int, float]"  # of a window: sensor, seq, start, when its last sample came
 
 
 class Sensor:
@@ -31,6 +35,7 @@ class Sensor:
         resampler: For live samples of another rate.
 
     Attributes:
+        full_scale: Of the source.
         seq: Number of the next window.
         arrived: Steady time when its last samples came.
         records: What happened, for the outputs, since somebody looked.
@@ -47,7 +52,7 @@ class Sensor:
         real_time: bool,
         resampler: Resampler | None = None,
     ) -> None:
-        self.source, self.name = source, source.spec.name
+        self.source, self.name, self.full_scale = source, source.spec.name, source.full_scale
         self.smoother, self.drift = smoother, drift
         self.counters, self.latencies = Counters(), Latencies()
         self.seq = 0
@@ -71,6 +76,11 @@ class Sensor:
     def ready(self) -> bool:
         """Whether a whole window waits."""
         return len(self.ring) >= self._need
+
+    @property
+    def waiting(self) -> int:
+        """Whole windows that wait."""
+        return max(0, (len(self.ring) - self._need) // self._hop + 1)
 
     @property
     def done(self) -> bool:
@@ -144,14 +154,16 @@ class Sensor:
             }
         )
 
-    def cut(self, into: Samples) -> tuple[int, int]:
-        """Copy the next window; its number and that of its first sample."""
-        into[...] = self.ring.window(self._window).reshape(into.shape)
-        number, start = self.seq, self.ring.position
-        self.ring.advance(self._hop)
-        self.seq += 1
-        self.counters.windows += 1
-        return number, start
+    def cut(self, into: Samples, places: list[int]) -> Iterator[Row]:
+        """Copy the next windows to places of a batch; what is to be known of each."""
+        count, start = len(places), self.ring.position
+        into[places] = self.ring.windows(self._window, self._hop, count).reshape(count, *into.shape[1:])
+        numbers = range(self.seq, self.seq + count)
+        self.ring.advance(count * self._hop)
+        self.seq += count
+        self.counters.windows += count
+        starts = range(start, start + count * self._hop, self._hop)
+        return zip(repeat(self, count), numbers, starts, repeat(self.arrived, count), strict=True)
 
     def _tell(self) -> None:
         for event, details in self.source.events:

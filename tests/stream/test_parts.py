@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +12,8 @@ from hypothesis import strategies as st
 
 from drsn_edge.errors import InputError
 from drsn_edge.stream.counters import Latencies
-from drsn_edge.stream.drift import DriftWatch, TelemetryRange
+from drsn_edge.stream.decimals import decimal_rows
+from drsn_edge.stream.drift import FIGURES, DriftWatch, TelemetryRange
 from drsn_edge.stream.quality import examine
 from drsn_edge.stream.resample import Resampler, resample
 from drsn_edge.stream.ring import Ring
@@ -29,7 +33,11 @@ def test_a_ring_is_the_end_of_what_came(moves: list[tuple[int, int]]) -> None:
         assert lost == max(0, held + count - 25)
         taken += lost
         assert (ring.position, ring.end) == (taken, stream.shape[1])
-        np.testing.assert_array_equal(ring.window(len(ring)), stream[:, taken:])
+        if len(ring):
+            np.testing.assert_array_equal(ring.windows(len(ring), 1, 1)[0], stream[:, taken:])
+        if len(ring) > 6:
+            wanted = np.lib.stride_tricks.sliding_window_view(stream[:, taken:], 3, axis=1)[:, ::2].swapaxes(0, 1)
+            np.testing.assert_array_equal(ring.windows(3, 2, len(wanted)), wanted)
         step = min(take, len(ring))
         ring.advance(step)
         taken += step
@@ -164,12 +172,58 @@ def test_drift_is_said_once_and_cleared_once() -> None:
     known = TelemetryRange.measured(outputs, ("u0", "u1"), None)
     watch = DriftWatch(TelemetryRange.from_json(known.to_json(), ("u0", "u1")), windows=4)
     inside, outside = np.array([0.5, 0.5]), np.array([0.5, 3.0])
-    told = [watch.add(inside if step < 8 or step >= 16 else outside, inside) for step in range(40)]
-    said = [(index, item) for index, item in enumerate(told) if item is not None]
+    steps = np.array([(inside if step < 8 or step >= 16 else outside, inside) for step in range(40)])
+    said = sorted(watch.add(steps).items())
     assert [item["event"] for _, item in said] == ["raised", "cleared"]
     assert said[0][0] in (8, 9)
     assert (said[0][1]["unit"], said[0][1]["figure"]) == ("u1", "threshold")
     assert said[0][1]["range"] == [-0.05, 1.05]
     flicker = DriftWatch(known, windows=4)
-    told = [flicker.add(np.array([0.5, 1.06 + 0.02 * (-1) ** (step // 3)]), inside) for step in range(200)]
-    assert sum(item is not None for item in told) == 1
+    steps = np.array([(np.array([0.5, 1.06 + 0.02 * (-1) ** (step // 3)]), inside) for step in range(200)])
+    assert len(flicker.add(steps)) == 1
+
+
+@given(st.lists(st.floats(0, 2, width=16), min_size=1, max_size=60), st.lists(st.integers(1, 9), max_size=20))
+def test_drift_is_the_same_in_any_batches(values: list[float], sizes: list[int]) -> None:
+    """One window at a time and in pieces; and what is said agrees with running means by NumPy."""
+    known = TelemetryRange(
+        ("u0",), {name: np.zeros(1) for name in FIGURES}, {name: np.ones(1) for name in FIGURES}, windows=10
+    )
+    telemetry = np.array(values)[:, None, None] * np.array([[1.0], [0.0]])
+    single, pieces = DriftWatch(known, windows=4), DriftWatch(known, windows=4)
+    told = {step: item for step in range(len(values)) for item in single.add(telemetry[step : step + 1]).values()}
+    at, found = 0, dict[int, Any]()
+    for size in [*sizes, len(values)]:
+        found |= {at + place: item for place, item in pieces.add(telemetry[at : at + size]).items()}
+        at += size
+    assert found == told
+    means = np.convolve(values, np.full(4, 0.25), "valid") if len(values) >= 4 else np.zeros(0)
+    first = next((step + 3 for step, mean in enumerate(means) if mean > 1.05 + 1e-9), None)
+    assert next(iter(sorted(found)), None) == first or any(abs(mean - 1.05) <= 1e-9 for mean in means)
+
+
+@given(
+    st.lists(st.lists(st.floats(-2, 3000, allow_nan=False), min_size=3, max_size=3), max_size=8)
+    | st.lists(st.lists(st.floats(0, 3e-4), min_size=3, max_size=3), max_size=8)
+)
+def test_decimals_are_those_of_json(rows: list[list[float]]) -> None:
+    values = np.array(rows, np.float64).reshape(-1, 3).round(6)
+    assert decimal_rows(values) == [json.dumps(row, separators=(",", ":"))[1:-1] for row in values.tolist()]
+
+
+def test_every_millionth_is_that_of_json() -> None:
+    values = np.concatenate([np.arange(100_000), np.arange(0, 999_999_999, 10_007)])[:199_900].reshape(-1, 10) / 1e6
+    assert decimal_rows(values) == [json.dumps(row, separators=(",", ":"))[1:-1] for row in values.tolist()]
+    assert decimal_rows(np.array([[np.nan, 1.5, np.inf]])) == ["null,1.5,null"]
+
+
+@given(st.integers(1, 4), st.integers(1, 3), st.data())
+def test_clipping_is_counted_as_by_hand(count: int, channels: int, data: st.DataObject) -> None:
+    levels = data.draw(st.lists(st.integers(-3, 3), min_size=30 * count * channels, max_size=30 * count * channels))
+    x = np.array(levels, np.float32).reshape(count, channels, 30)
+    full = data.draw(st.lists(st.sampled_from([None, 3.0]), min_size=count, max_size=count))
+    found = examine(x, full)
+    for row in range(count):
+        often = max(np.unique(one, return_counts=True)[1][place] for one in x[row] for place in (0, -1))
+        wanted = often >= 8 if full[row] is None else np.abs(x[row]).max() == 3
+        assert found.clipped[row] == (wanted and not found.flat[row])
