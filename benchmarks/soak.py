@@ -1,21 +1,28 @@
 """Hours of three sensors at 12 kHz through `drsn-edge run`, faster than real time: is anything lost, doubled or leaked?
 
-A generator feeds three named pipes, in a thread of this process; `drsn-edge run` is a process of its own, as on a
+A generator feeds three named pipes, in threads of this process; `drsn-edge run` is a process of its own, as on a
 device, with a state file, alarms and one JSON line for every window. Each sensor sends blocks of one window out of a
 pool, in an order that only the seed knows, so that every decision of the run can be compared with that of an offline
 pass over the pool through the bare runner: number for number, and no period hides a block that is lost or doubled.
 
     lost, doubled, other      windows against the offline pass
-    memory_drift_mb           resident memory at the end less that after the first tenth of the windows
-    open_files_growth         likewise
-    throughput_share          windows a second of the run over those of the bare runner in a loop, the same batch;
-                              the bare runner is measured before and after, and the faster counts
+    memory_drift_mb           the run's own memory (anonymous, swapped included) in the last tenth less that in the
+                              second; resident memory besides, which also falls when the machine takes pages back
+    open_files_growth         likewise, the largest number after the first tenth
+    throughput_share          windows a second of the run over those of the bare runner in a loop, the same batch
     cpu_share                 the same by seconds of CPU, start included: what a machine with other work can still say
     p99_ms                    from a window's last sample to its decision, waiting for a full batch included
 
-    python -m benchmarks.soak --bundle NAME.drsn [--hours 1] [--quick] [--batch 64] [--json]
+The two are measured in turns: every `--round` seconds the generator holds, and the bare runner has its slot alone. So
+other work on the machine meets both, and neither has the other beside it. `feed_cpu_s` is what the generator itself
+takes: it is in no share of CPU, but on a machine of two cores it may be in the throughput.
 
-Without a bundle it makes one of the preset `paper` with weights as drawn: speed is that of a trained one.
+    python -m benchmarks.soak --bundle NAME.drsn [--hours 1] [--quick] [--batch 64] [--round 20] [--work DIR] [--json]
+
+Without a bundle it makes one of the preset `paper` with weights as drawn: speed is that of a trained one. 24 hours are
+1.5 million windows and 0.7 GB of lines under --work (the system's temporary folder by default). Progress goes to
+stderr. Ctrl-C, SIGTERM and SIGHUP end the run with it and remove the folder; after kill -9 the run ends by itself,
+because nobody feeds it, and the folder `soak-*` stays.
 """
 
 from __future__ import annotations
@@ -26,6 +33,7 @@ import json
 import os
 import platform
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -37,6 +45,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks._soak_bare import Bare
+from benchmarks._soak_watch import Watch
 from drsn_edge.bundle import Bundle, graph_name
 from drsn_edge.runtime.runner import open_runner
 
@@ -80,42 +90,11 @@ def offline(bundle: Bundle, pool: NDArray[np.float32], batch: int) -> NDArray[np
     return np.concatenate(pieces)
 
 
-def bare_speed(bundle: Bundle, pool: NDArray[np.float32], batch: int, seconds: float) -> tuple[float, float]:
-    """Windows a second of the runner alone, in a process of its own as `run` is; and those a second of CPU."""
-    code = (
-        "import sys, time, numpy as np\n"
-        "from drsn_edge.bundle import Bundle, graph_name\n"
-        "from drsn_edge.runtime.runner import open_runner\n"
-        "x = np.load(sys.argv[2])[:int(sys.argv[3]), None]\n"
-        "with open_runner('onnxruntime', Bundle.open(sys.argv[1]).read(graph_name('fp32')), optimise=True) as runner:\n"
-        "    for _ in range(3): runner.run({'window': x})\n"
-        "    began, count, cpu = time.perf_counter(), 0, time.process_time()\n"
-        "    while time.perf_counter() - began < float(sys.argv[4]):\n"
-        "        runner.run({'window': x}); count += len(x)\n"
-        "    print(count / (time.perf_counter() - began), count / (time.process_time() - cpu))\n"
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        np.save(Path(folder) / "pool.npy", pool)
-        command = [sys.executable, "-c", code, str(bundle.path), f"{folder}/pool.npy", str(batch), str(seconds)]
-        wall, cpu = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-        return float(wall), float(cpu)
-
-
-def feed(path: Path, pool: NDArray[np.float32], order: NDArray[np.int64]) -> None:
+def feed(path: Path, pool: NDArray[np.float32], order: NDArray[np.int64], gate: threading.Event) -> None:
     with contextlib.suppress(BrokenPipeError), path.open("wb", buffering=0) as pipe:
         for at in range(0, len(order), 8):
+            gate.wait()
             pipe.write(pool[order[at : at + 8]].astype("<f4").tobytes())
-
-
-def watch(process: subprocess.Popen[bytes], events: Path, kept: list[tuple[int, float, int]]) -> None:
-    """Bytes of output, resident memory in MB and open files, up to five times a second."""
-    page = os.sysconf("SC_PAGE_SIZE")
-    while process.poll() is None:
-        with contextlib.suppress(OSError, IndexError):
-            pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
-            files = len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
-            kept.append((events.stat().st_size, pages * page / 2**20, files))
-        time.sleep(1.0 if len(kept) > 30 else 0.2)
 
 
 def compare(events: Path, wanted: list[NDArray[np.int64]], best: NDArray[np.int64], labels: tuple[str, ...],
@@ -144,6 +123,31 @@ def compare(events: Path, wanted: list[NDArray[np.int64]], best: NDArray[np.int6
     }
 
 
+def play(process: subprocess.Popen[bytes], bare: Bare, watch: Watch, gate: threading.Event, total: int,
+         args: argparse.Namespace) -> float:  # fmt: skip
+    """Rounds until the run ends; seconds that it was fed."""
+    active, began, share = 0.0, time.monotonic(), 0.0
+    while process.poll() is None:
+        start = time.monotonic()
+        gate.set()
+        while process.poll() is None and time.monotonic() - start < args.round:
+            time.sleep(0.2 if args.quick else 1.0)
+            watch.look()
+        gate.clear()
+        if process.poll() is None:
+            watch.idle()
+            active += time.monotonic() - start - 0.3  # it had nothing to do while we made sure of that
+            bare.slot(max(1.0, args.round / 6))
+        else:
+            active += time.monotonic() - start
+        lines = watch.look() / 430  # a decision has about so many bytes
+        if (now := min(1.0, lines / total)) - share >= 0.01:
+            share, spent = now, time.monotonic() - began
+            print(f"{100 * share:5.1f} %  {spent / 60:6.1f} min  {spent / share * (1 - share) / 60:6.1f} min to go",
+                  file=sys.stderr, flush=True)  # fmt: skip
+    return active
+
+
 def soak(bundle: Bundle, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     window = bundle.contract.window
     each = int(args.hours * 3600 * RATE) // window
@@ -151,58 +155,59 @@ def soak(bundle: Bundle, args: argparse.Namespace, folder: Path) -> dict[str, An
     logits = offline(bundle, pool, args.batch)
     top = np.sort(logits, axis=1)
     ties = (top[:, -1] - top[:, -2]) < 2e-5 * np.abs(logits).max()
-    seconds = 3.0 if args.quick else 15.0
-    before = bare_speed(bundle, pool, args.batch, seconds)
     orders = [order_of(sensor, each) for sensor in range(SENSORS)]
     pipes = [folder / f"s{sensor}" for sensor in range(SENSORS)]
     for pipe in pipes:
         os.mkfifo(pipe)
-    events = folder / "events.jsonl"
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    process = subprocess.Popen(
-        [
-            sys.executable, "-m", "drsn_edge", "run", str(bundle.path), *(f"{pipe},format=float32" for pipe in pipes),
-            "--fast", "--once", "--hop", str(window), "--batch", str(args.batch), "--events", str(events), "--alarms",
-            str(folder / "alarms.jsonl"), "--state", str(folder / "state.json"), "--min-confidence", "0",
-            "--runner", "onnxruntime", "--json", "--quiet",
-        ],
-        stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    kept: list[tuple[int, float, int]] = []
-    threads = [threading.Thread(target=feed, args=pair) for pair in zip(pipes, [pool] * SENSORS, orders, strict=True)]
-    threads.append(threading.Thread(target=watch, args=(process, events, kept)))
-    for thread in threads:
-        thread.start()
-    out, _ = process.communicate()
-    for thread in threads:
-        thread.join()
-    done = resource.getrusage(resource.RUSAGE_CHILDREN)
+    events, gate = folder / "events.jsonl", threading.Event()
+    with Bare(bundle, pool[: args.batch, None]) as bare, contextlib.ExitStack() as stack:
+        bare.slot(max(1.0, args.round / 6))
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        process = subprocess.Popen(
+            [
+                sys.executable, "-m", "drsn_edge", "run", str(bundle.path),
+                *(f"{pipe},format=float32" for pipe in pipes), "--fast", "--once", "--hop", str(window), "--batch",
+                str(args.batch), "--events", str(events), "--alarms", str(folder / "alarms.jsonl"), "--state",
+                str(folder / "state.json"), "--min-confidence", "0", "--runner", "onnxruntime", "--json", "--quiet",
+            ],
+            stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        stack.callback(process.kill)
+        feeders = [
+            threading.Thread(target=feed, args=(*pair, gate), daemon=True)
+            for pair in zip(pipes, [pool] * SENSORS, orders, strict=True)
+        ]
+        for thread in feeders:
+            thread.start()
+        began = time.process_time()
+        watch = Watch(process, events)
+        active = play(process, bare, watch, gate, SENSORS * each, args)
+        feed_cpu = time.process_time() - began
+        out, _ = process.communicate()
+        done = resource.getrusage(resource.RUSAGE_CHILDREN)  # the bare runner's process has not ended yet
     cpu_s = done.ru_utime + done.ru_stime - used.ru_utime - used.ru_stime
     result = json.loads(out)
-    after = bare_speed(bundle, pool, args.batch, seconds)
     checked = compare(events, orders, logits.argmax(axis=1), bundle.labels, ties)
-    # Warm once a tenth of the windows has been decided; until then code is loaded and buffers are filled.
-    warm = [item for item in kept if item[0] > events.stat().st_size / 10]
     gaps = sum(item["counters"]["gaps"] + item["counters"]["nan"] for item in result["sensors"].values())
     return {
         "hours": args.hours,
         **checked,
         "expected_windows": SENSORS * each,
         "gaps_and_nan": gaps,
-        "seconds": result["seconds"],
-        "times_real_time": args.hours * 3600 / result["seconds"],
-        "windows_per_s": result["windows_per_s"],
-        "bare_windows_per_s": [before, after],
-        "throughput_share": result["windows_per_s"] / max(before[0], after[0]),
-        "cpu_share": result["windows"] / cpu_s / max(before[1], after[1]),
-        "cpu_seconds": cpu_s,
-        "infer_share": result["infer_s"] / result["seconds"],
+        "seconds": active,
+        "times_real_time": args.hours * 3600 / active,
+        "windows_per_s": result["windows"] / active,
+        "bare_windows_per_s": bare.windows / bare.seconds,
+        "bare_slots": [len(bare.speeds), min(bare.speeds), float(np.median(bare.speeds)), max(bare.speeds)],
+        "throughput_share": result["windows"] / active / (bare.windows / bare.seconds),
+        "cpu_share": result["windows"] / cpu_s / (bare.windows / bare.cpu_s),
+        "cpu_us_per_window": [1e6 * cpu_s / result["windows"], 1e6 * bare.cpu_s / bare.windows],
+        "feed_cpu_s": feed_cpu,
+        "infer_s": result["infer_s"],
         "windows_per_batch": result["windows"] / result["batches"],
         "p50_ms": result["latency"]["p50_ms"],
         "p99_ms": result["latency"]["p99_ms"],
-        "memory_mb": [warm[0][1], warm[-1][1]],
-        "memory_drift_mb": warm[-1][1] - warm[0][1],
-        "open_files_growth": max(item[2] for item in warm) - warm[0][2],
+        **watch.summary(),
         "passed": checked["lost"] == checked["doubled"] == checked["other_decisions"] == checked["out_of_order"] == 0,
     }
 
@@ -213,11 +218,16 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=1.0)
     parser.add_argument("--quick", action="store_true", help="a minute of signal")
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--round", type=float, help="seconds between slots of the bare runner; 20")
+    parser.add_argument("--work", type=Path, help="where the lines go")
     parser.add_argument("--json", action="store_true", help="no table")
     args = parser.parse_args()
     if args.quick:
         args.hours = 1 / 60
-    with tempfile.TemporaryDirectory(prefix="soak-") as name:
+    args.round = args.round or (3.0 if args.quick else 20.0)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(1))  # as Ctrl-C: through all that is to be closed
+    with tempfile.TemporaryDirectory(prefix="soak-", dir=args.work) as name:
         bundle = Bundle.open(args.bundle if args.bundle is not None else make_bundle(Path(name)))
         summary = soak(bundle, args, Path(name))
     if not args.json:
