@@ -153,13 +153,17 @@ def write_metadata(model: ir.Model, *, contract: SignalContract, labels: tuple[s
     )
 
 
-def ensure_promises(model: ir.Model, *, opset: int) -> None:
+def ensure_promises(model: ir.Model, *, opset: int) -> bytes:
     """Check the file that will be written: opset, domains, dynamic batch and nothing else, what onnx's checker knows.
+
+    Returns:
+        The file: `serialise(model)`.
 
     Raises:
         InputError: A promise is broken.
     """
-    proto = onnx.load_from_string(serialise(model))
+    data = serialise(model)
+    proto = onnx.load_from_string(data)
     written = {entry.domain: entry.version for entry in proto.opset_import}
     if written != {"": opset}:
         raise InputError("the graph has other opsets than asked", got=written, expected={"": opset})
@@ -173,6 +177,7 @@ def ensure_promises(model: ir.Model, *, opset: int) -> None:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise InputError("the graph is not valid ONNX", got=error, expected=f"opset {opset}") from None
+    return data
 
 
 def serialise(model: ir.Model) -> bytes:

@@ -119,5 +119,4 @@ def _grafted(value: ir.Value | None, values: dict[str | None, ir.Value], graph: 
 def _with(step: ir.passes.InPlacePass, data: bytes) -> bytes:
     model = parse(data)
     step(model)
-    ensure_promises(model, opset=model.opset_imports[""])
-    return serialise(model)
+    return ensure_promises(model, opset=model.opset_imports[""])

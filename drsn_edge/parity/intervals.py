@@ -149,7 +149,7 @@ def _design_effect(events: NDArray[np.int64], draws: NDArray[np.int64], rate: Fl
     if windows == 1:
         return np.full(len(events), float(total))
     spread = np.sum((events - rate[:, None] * draws) ** 2, axis=1) * windows / (windows - 1)  # of a ratio estimator
-    return np.maximum(1.0, spread / (total * rate * (1 - rate)))
+    return np.asarray(np.maximum(1.0, spread / (total * rate * (1 - rate))))
 
 
 def _score_interval(rate: Floats, n: Floats, quantile: float) -> tuple[Floats, Floats]:

@@ -123,7 +123,10 @@ def outdated_engines(bundle: Bundle, here: preflight.Here | None = None) -> dict
     """Engines that this device built before its TensorRT or driver changed: key to precision and what has changed."""
     if not bundle.engines():
         return {}
-    here = here or preflight.describe_here()
+    if here is None:
+        if preflight.describe_device().device is None:  # asked first: loading TensorRT takes 100 MB
+            return {}
+        here = preflight.describe_here()
     found = {}
     for key in bundle.engines():
         info = engine_info(bundle, key)

@@ -23,6 +23,8 @@ from drsn_edge.signals.window_plan import WindowPlan
 
 # Draws per window that are tried, in turn; beyond them more windows help, not more draws.
 _DRAWS = (10, 20, 40)
+# Windows that a form computes at a time: fewer cost a call each, more no longer fit the caches and hold more memory.
+_PIECE = 64
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def _run(
     if snr is not None:
         rng = noise_rng(options.seed, "sweep", noise, snr, draw, start)
         x = add_noise(x, snr, noise, rng, source=piece.source)  # type: ignore[arg-type]  # of the options
-    return rows, {item.name: item.logits(x, batch=options.batch, workers=1) for item in variants.running}
+    return rows, {item.name: item.logits(x, batch=_PIECE, workers=1) for item in variants.running}
 
 
 def planned_draws(gate: Gate, windows: int) -> int:

@@ -169,10 +169,10 @@ def open_engine(bundle: Bundle, key: str, stack: contextlib.ExitStack) -> Varian
     """An engine of a bundle, open until `stack` ends, or why it cannot run here. Its verification is not asked for."""
     info, plan = engine_info(bundle, key), bundle.engines()[key]
     name, runner_name = f"engine-{info['precision']}", str(info["runner"])
-    here = preflight.describe_here()
-    if here.device.device is None:
-        return Variant(name, runner_name, None, f"no GPU: {here.device.reason}")
-    reasons = engine_reasons(bundle, key, here)
+    device = preflight.describe_device()  # asked first: loading TensorRT takes 100 MB
+    if device.device is None:
+        return Variant(name, runner_name, None, f"no GPU: {device.reason}")
+    reasons = engine_reasons(bundle, key, preflight.describe_here())
     if reasons:
         return Variant(name, runner_name, None, "; ".join(reasons))
     # A stripped plan gets its weights back from the graph that it was built from.

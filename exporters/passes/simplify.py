@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 from onnx_ir.passes import common
-from onnxscript.optimizer import fold_constants
 
 from drsn_edge.exporters.graph_tools import drop_dead, replace
 
@@ -29,6 +28,8 @@ class SimplifyPass(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Apply."""
+        from onnxscript.optimizer import fold_constants  # 25 MB that whoever only reads a graph need not have
+
         with _silent("onnxscript"):
             # By default it leaves large inputs (a transposed weight, which then cannot be folded into) and
             # ConstantOfShape (the pads of torch's older exporter) as computations.

@@ -291,7 +291,7 @@ def test_a_module_that_cannot_be_traced_is_an_input_error(make_network: Fixture)
 )  # fmt: skip
 def test_every_promise_is_checked(exported: Fixture, fault: Callable[[Any], None], named: str) -> None:
     model = exported()[2].clone().model
-    ensure_promises(model, opset=17)
+    assert ensure_promises(model, opset=17) == serialise(model)
     fault(model)
     with pytest.raises(InputError) as caught:
         ensure_promises(model, opset=17)
@@ -309,3 +309,9 @@ def test_something_else_than_a_graph_is_refused(data: bytes) -> None:
 def test_serialise_is_the_files_bytes(exported: Fixture) -> None:
     graph = exported()[2]
     assert serialise(parse(graph.to_bytes())) == graph.to_bytes()
+
+
+def test_who_only_reads_a_graph_does_not_load_what_folds_constants() -> None:
+    code = "import sys, drsn_edge.exporters.precision; print([m for m in sys.modules if m.startswith('onnxscript')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

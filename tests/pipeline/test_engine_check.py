@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from drsn_edge.cli import app
 from drsn_edge.errors import InputError
 from drsn_edge.golden import Golden
 from drsn_edge.pipeline.build import build
-from drsn_edge.pipeline.engine_check import mark_engines
+from drsn_edge.pipeline.engine_check import mark_engines, outdated_engines
 from drsn_edge.pipeline.engine_notes import notes_of
 from drsn_edge.runtime.driver import DeviceInfo, DeviceProbe
 from drsn_edge.runtime.preflight import BackendInfo, Here, this_platform
@@ -77,6 +78,7 @@ def device(monkeypatch: pytest.MonkeyPatch, workshop: Any) -> Device:
     answer = staticmethod(lambda x: made.error(np.stack([rows[window.tobytes()] for window in x]).astype(np.float32)))
     monkeypatch.setattr(FakeEngine, "answer", answer, raising=False)
     monkeypatch.setattr("drsn_edge.runtime.preflight.describe_here", made.here)
+    monkeypatch.setattr("drsn_edge.runtime.preflight.describe_device", lambda: made.here().device)
     monkeypatch.setattr(
         "drsn_edge.pipeline.variants.open_runner",
         lambda name, path: FakeEngine(path) if name == FakeEngine.name else open_runner(name, path),
@@ -240,3 +242,13 @@ def test_a_key_that_is_not_there(workshop: Any) -> None:
     bundle = Bundle.open(workshop.bundle)
     with pytest.raises(InputError, match=r"(?s)no such engine.*elsewhere.*rtx-"):
         mark_engines(bundle, ["elsewhere"])
+
+
+def test_without_a_gpu_no_engine_library_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> Here:
+        raise AssertionError("TensorRT was loaded")
+
+    monkeypatch.setattr("drsn_edge.runtime.preflight.describe_here", refuse)
+    monkeypatch.setattr("drsn_edge.runtime.preflight.describe_device", lambda: DeviceProbe(None, "no CUDA driver"))
+    bundle: Any = SimpleNamespace(engines=lambda: {"rtx-sm86-fp16": "engines/rtx-sm86-fp16/model.fp16.engine"})
+    assert outdated_engines(bundle) == {}
