@@ -24,14 +24,13 @@ import functools
 import json
 import sys
 import tempfile
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from benchmarks._fault_bundles import RECIPES, cases
 from benchmarks._fault_judge import Row, before_export, clean_export, faults_after
+from benchmarks._fault_kept import Kept
 
 
 def main() -> int:
@@ -43,34 +42,33 @@ def main() -> int:
     parser.add_argument("--kept", action="store_true", help="make nothing: report what --work holds already")
     parser.add_argument("--show-missed", action="store_true", help="every fault that was missed or misnamed, on stderr")
     args = parser.parse_args()
-    work = args.work or Path(tempfile.mkdtemp(prefix="fault-injection-"))
-    began, cpu = time.perf_counter(), time.process_time()
+    kept = Kept(args.work or Path(tempfile.mkdtemp(prefix="fault-injection-")), make=not args.kept)
     recipes = RECIPES[:2] if args.quick else RECIPES[:6]
-
-    def wanted(name: str) -> bool:
-        return not args.kept or _path(work, name).is_file()
-
     rows: list[Row] = []
     clean: list[dict[str, Any]] = []
     if args.only != "clean":
-        for recipe in [item for item in recipes if wanted(f"after-{item.name}")]:
-            rows += _kept(work, f"after-{recipe.name}", functools.partial(faults_after, recipe, work, repeats=1))
-            _say(args, f"{recipe.name}: {len(rows)} faults, {time.perf_counter() - began:.0f} s")
-        for recipe in [item for item in recipes if wanted(f"before-{item.name}")]:
-            before = functools.partial(before_export, recipe, work, quick=args.quick)
-            rows += _kept(work, f"before-{recipe.name}", before)
-            _say(args, f"before export: {len(rows)} faults, {time.perf_counter() - began:.0f} s")
+        for recipe in recipes:
+            after = functools.partial(faults_after, recipe, kept.work, repeats=1)
+            rows += kept.rows(f"after-{recipe.name}", after)
+            _say(args, f"{recipe.name}, after export: {len(rows)} faults, {kept}")
+        for recipe in recipes:
+            before = functools.partial(before_export, recipe, kept.work, quick=args.quick)
+            rows += kept.rows(f"before-{recipe.name}", before)
+            _say(args, f"{recipe.name}, before export: {len(rows)} faults, {kept}")
     if args.only != "faults":
-        for recipe, opset, method, seed in cases(args.quick):
-            name = f"clean-{recipe.name}-{opset}-{seed}"
-            if not wanted(name):
-                continue
-            export = functools.partial(clean_export, recipe, work, opset=opset, method=method, seed=seed)
-            clean.append(_once(work, name, export))
-            _say(args, f"{len(clean)} clean exports, {time.perf_counter() - began:.0f} s")
+        planned = list(cases(args.quick))
+        for number, (recipe, opset, method, seed) in enumerate(planned, start=1):
+            export = functools.partial(clean_export, recipe, kept.work, opset=opset, method=method, seed=seed)
+            found = kept.once(f"clean-{recipe.name}-{opset}-{seed}", export)
+            clean += [] if found is None else [found]
+            alarms = sum(item["alarms"]["drsn_edge"] for item in clean)
+            _say(
+                args,
+                f"{number} of {len(planned)} clean exports, {alarms} false alarms, {kept.left(len(planned) - number)}",
+            )
     document = {
         "options": {"quick": args.quick, "networks": sorted({row.network for row in rows})},
-        "seconds": None if args.kept else {"wall": time.perf_counter() - began, "cpu": time.process_time() - cpu},
+        "cpu_seconds": kept.cpu_s,
         "rows": [row.to_json() for row in rows],
         "clean": clean,
         "summary": summary(rows, clean),
@@ -83,26 +81,6 @@ def main() -> int:
         table(rows, clean)
     print(json.dumps(document, indent=1))
     return 0
-
-
-def _path(work: Path, name: str) -> Path:
-    return work / "rows" / f"{name}.json"
-
-
-def _once(work: Path, name: str, make: Callable[[], Any]) -> Any:
-    """A result that is kept under `work`, made when it is not there yet."""
-    path = _path(work, name)
-    if not path.is_file():
-        value = make()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(value))
-        part.rename(path)
-    return json.loads(path.read_text())
-
-
-def _kept(work: Path, name: str, make: Callable[[], Iterable[Row]]) -> list[Row]:
-    return [Row.from_json(item) for item in _once(work, name, lambda: [row.to_json() for row in make()])]
 
 
 def _say(args: argparse.Namespace, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -222,6 +223,7 @@ def lowest_upper_end(windows: int, draws: int, confidence: float = 0.95) -> floa
     return clustered_counts(np.zeros(windows, dtype=np.int64), per_window, confidence).high
 
 
+@functools.cache  # asked for every noise level of a result, of which most are alike
 def decidable(limit: float, windows: int, draws: int, confidence: float = 0.95) -> bool:
     """Whether every variant that changes at most a tenth of `limit` has its upper end at or below `limit`.
 
