@@ -28,9 +28,12 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks._fault_bundles import RECIPES, cases
-from benchmarks._fault_judge import Row, before_export, clean_export, faults_after
-from benchmarks._fault_kept import Kept
+from benchmarks.faults.after import faults_after
+from benchmarks.faults.before import before_export
+from benchmarks.faults.bundles import RECIPES, cases
+from benchmarks.faults.clean import clean_export
+from benchmarks.faults.kept import Kept
+from benchmarks.faults.row import Row
 
 
 def main() -> int:

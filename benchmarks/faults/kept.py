@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks._fault_judge import Row
+from benchmarks.faults.row import Row
 
 
 class Kept:
