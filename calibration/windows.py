@@ -1,4 +1,4 @@
-"""Which windows calibrate: stratified over class and SNR, and refused where they would mislead."""
+"""Which windows calibrate: stratified over class, group and SNR, and refused where they would mislead."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def choose(
     seed: int = 0,
     stream: str = "calibration",
 ) -> NoisyWindows:
-    """Draw windows evenly over classes, and over SNR within each class; every eighth stays clean.
+    """Draw windows evenly over classes, and over groups and SNR within each class; every eighth stays clean.
 
     Args:
         windows: Of the training part.
@@ -60,6 +60,11 @@ def choose(
     noise = bool(noises) and snr_db is not None
     rounds = -(-count // max(len(windows), 1)) if noise else 1
     order = np.concatenate([rng.permutation(len(windows)) for _ in range(rounds)])
+    # Round-robin over the groups of each class: a load with few recordings counts as much as one with many. Every round
+    # is shuffled anew, or every eighth window, which stays clean, could be of the same group most of the time.
+    if windows.group is not None:
+        strata = windows.y[order] * (int(windows.group.max(initial=0)) + 1) + windows.group[order]
+        order = order[np.lexsort((noise_rng(seed, stream, "groups").random(len(order)), ranks(strata)))]
     # Round-robin over classes: sort the shuffled windows by how many of their class came before them.
     rank = ranks(windows.y[order])
     by_class = np.lexsort((windows.y[order], rank))

@@ -78,7 +78,9 @@ def command(
     ] = False,
     calibration_windows: Annotated[int, typer.Option(min=1, help="Windows that calibrate.")] = 512,
     method: Annotated[str, typer.Option(help="auto, min-max, percentile, mse or entropy.")] = "auto",
-    rounding: Annotated[str, typer.Option(help="Of int8 weights: learned from the windows, or nearest.")] = "learned",
+    rounding: Annotated[
+        str | None, typer.Option(help="Of int8 weights: learned from the windows (the default), or nearest.")
+    ] = None,
     plan: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Precision of every layer, an edited plan: JSON, see inspect.")
     ] = None,

@@ -25,7 +25,7 @@ class ExportOptions:
         telemetry: Thresholds and zeroed shares as outputs of every graph.
         quantize_first: The first convolution in int8 too.
         method: Range method of the calibration, `auto` tries all on held-out windows.
-        rounding: Of int8 weights, `learned` or `nearest`.
+        rounding: Of int8 weights, `learned` or `nearest`; None: learned, or what the run was trained with.
         plan: A precision plan in place of the default one, as `read_plan` reads it.
         max_changed: Layers leave int8 until at most this share of held-out decisions changes; None keeps the plan.
         calibration_windows: How many calibrate; as many others judge the range methods.
@@ -43,7 +43,7 @@ class ExportOptions:
     telemetry: bool = False
     quantize_first: bool = False
     method: str = "auto"
-    rounding: str = "learned"
+    rounding: str | None = None
     plan: PrecisionPlan | None = None
     max_changed: float | None = None
     calibration_windows: int = 512
@@ -103,12 +103,12 @@ def check_options(options: ExportOptions, *, calibrate: str | None, trained: boo
     """
     # int8 among the default's three is left out with a note; int8 by name is not.
     named = "int8" in options.precisions and options.precisions != PRECISIONS
-    if trained and (options.quantize_first or options.method != "auto" or options.plan is not None):
+    asked = _int8_choices(options)
+    if trained and asked:
         raise UsageError(
-            "the run was trained with plan and scales of its own",
-            got="--plan" if options.plan is not None
-            else "--quantize-first" if options.quantize_first else f"--method {options.method}",
-            expected="neither", hint="train --qat again with another plan, or export the run that it began with",
+            "the run was trained with plan and scales of its own", got=asked[0],
+            expected=f"none of {', '.join(_CHOICES)}; its weights are rounded to nearest, as they were in training",
+            hint="train --qat again with another plan, or export the run that it began with",
         )  # fmt: skip
     if calibrate is None and not trained and (named or "int8" in options.wanted_engines):
         raise UsageError(
@@ -124,10 +124,37 @@ def check_options(options: ExportOptions, *, calibrate: str | None, trained: boo
     CanonicalOptions(opset=options.opset)
     if options.pad_channels is not None:
         check_multiple(options.pad_channels)
-    CalibrationOptions(method=options.method, quantize_first=options.quantize_first, rounding=options.rounding)
+    CalibrationOptions(
+        method=options.method, quantize_first=options.quantize_first, rounding=options.rounding or "learned"
+    )
+    if not trained and asked and ("int8" not in options.precisions or calibrate is None):
+        raise UsageError(
+            "an option of the int8 graph is given, and no such graph would be made",
+            got=f"{asked[0]} without {'int8' if 'int8' not in options.precisions else '--calibrate'}",
+            expected=f"int8 among the precisions and --calibrate DATASET, or no {asked[0].split()[0]}",
+        )  # fmt: skip
     if options.calibration_windows < 1:
         raise UsageError("nothing would calibrate", got=options.calibration_windows, expected="at least 1 window")
     planned_engines(options)
+
+
+_CHOICES = ("--plan", "--precision auto", "--quantize-first", "--method", "--rounding learned", "--calibration-windows")
+
+
+def _int8_choices(options: ExportOptions) -> list[str]:
+    """What was chosen of the int8 graph, as the command line names it; nearest rounding is what every run can have."""
+    usual = ExportOptions()
+    chosen = {
+        "--plan": options.plan is not None,
+        f"--precision auto --max-changed {options.max_changed}": options.max_changed is not None,
+        "--quantize-first": options.quantize_first,
+        f"--method {options.method}": options.method != usual.method,
+        f"--rounding {options.rounding}": options.rounding not in (None, "nearest"),
+        # The range of thresholds that telemetry watches is measured on as many.
+        f"--calibration-windows {options.calibration_windows}": options.calibration_windows
+        != usual.calibration_windows and not options.telemetry,
+    }  # fmt: skip
+    return [name for name, given in chosen.items() if given]
 
 
 def planned_engines(options: ExportOptions) -> tuple[PlannedEngine, ...]:

@@ -190,7 +190,10 @@ def _scales(
         contract=source.contract,
         weights_sha256=weights_sha256,
         options=CalibrationOptions(
-            method=options.method, quantize_first=options.quantize_first, rounding=options.rounding, plan=options.plan
+            method=options.method,
+            quantize_first=options.quantize_first,
+            plan=options.plan,
+            rounding=options.rounding or "learned",
         ),
         progress=progress,
     )

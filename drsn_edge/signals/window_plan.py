@@ -54,7 +54,15 @@ class WindowPlan:
             cluster=self.cluster[rows],
             labels=self.labels,
             source=self.source.select(rows),
+            group=_groups(self.dataset)[recordings],
         )
+
+
+def _groups(dataset: Dataset) -> NDArray[np.int64]:
+    """By recording, which of the sets of group values it has; by their first occurrence."""
+    found: dict[tuple[tuple[str, str], ...], int] = {}
+    numbers = [found.setdefault(tuple(sorted(item.groups.items())), len(found)) for item in dataset.recordings]
+    return np.asarray(numbers, np.int64)
 
 
 def plan_windows(

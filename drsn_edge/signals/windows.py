@@ -39,6 +39,8 @@ class Windows:
             clusters: overlapping windows and repeated noise draws are not new evidence.
         labels: Class names.
         source: Makes the noise for these windows that is made of recordings; see `interference.py`.
+        group: `[N]` int64, alike for windows of recordings that are alike in every group (load, bearing, speaker); None
+            where nobody said.
 
     Raises:
         InputError: The arrays do not fit together.
@@ -49,12 +51,14 @@ class Windows:
     cluster: NDArray[np.int64]
     labels: tuple[str, ...]
     source: NoiseSource = field(default=NO_SOURCE, repr=False)
+    group: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         good = (
             self.x.ndim in (3, 4)
             and self.x.dtype == np.float32
             and self.y.shape == self.cluster.shape == self.x.shape[:1]
+            and (self.group is None or self.group.shape == self.y.shape)
             and (self.y.size == 0 or (self.y.min() >= 0 and self.y.max() < len(self.labels)))
         )
         if not good:
@@ -79,6 +83,7 @@ class Windows:
             cluster=self.cluster[index],
             labels=self.labels,
             source=self.source.select(index),
+            group=None if self.group is None else self.group[index],
         )
 
     @property

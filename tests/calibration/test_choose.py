@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable
 
@@ -12,7 +13,10 @@ from hypothesis import strategies as st
 
 from drsn_edge.calibration.windows import apart, choose, ranks, refuse_unrelated
 from drsn_edge.errors import InputError, UsageError
-from drsn_edge.signals.windows import Windows
+from drsn_edge.signals.contract import SignalContract
+from drsn_edge.signals.datasets import Dataset
+from drsn_edge.signals.recording import Recording
+from drsn_edge.signals.windows import Segment, Windows, cut
 
 LOW, HIGH = -6.0, 10.0
 
@@ -196,3 +200,46 @@ def test_always_saying_the_most_frequent_class_is_chance(
     assert "accuracy is 75.0% on 200 windows" in str(caught.value.got)
     assert caught.value.expected == "clearly above chance, 75.0%"
     refuse_unrelated(logits_of(y, 0.95), y)
+
+
+@settings(max_examples=30)
+@given(groups=st.integers(2, 5), per_group=st.integers(2, 12), seed=st.integers(0, 99))
+def test_stratified_over_groups_within_each_class(groups: int, per_group: int, seed: int) -> None:
+    """The first load has ten times the recordings of the others, and no more windows that calibrate."""
+    rng = np.random.default_rng(seed)
+    classes, common = 3, 12
+    group = np.concatenate([np.zeros(10 * common * classes), np.repeat(np.arange(1, groups), common * classes)])
+    pool = indexed(len(group), classes)
+    windows = dataclasses.replace(pool, group=group.astype(np.int64)).select(rng.permutation(len(group)))
+    count = classes * groups * per_group
+    found = choose(windows, count=count, noises=("gaussian",), snr_db=(LOW, HIGH), seed=seed)
+    kept = found.windows.group
+    assert kept is not None
+    strata = Counter(zip(found.windows.y.tolist(), kept.tolist(), strict=True))
+    assert set(strata.values()) == {per_group}
+    assert len(strata) == classes * groups
+
+
+def test_clean_windows_are_not_all_of_one_group() -> None:
+    pool = indexed(640, 2)
+    found = choose(
+        dataclasses.replace(pool, group=np.arange(640, dtype=np.int64) // 2 % 4), count=512, noises=("gaussian",),
+        snr_db=(LOW, HIGH),
+    )  # fmt: skip
+    assert found.windows.group is not None
+    clean = Counter(found.windows.group[np.isnan(found.snr_db)].tolist())
+    assert sum(clean.values()) == 64
+    assert len(clean) == 4
+    assert max(clean.values()) < 32
+
+
+def test_groups_are_those_of_the_recordings() -> None:
+    """Alike in every group is alike; recordings without any make a group of their own."""
+    signal = np.random.default_rng(0).standard_normal((1, 256), dtype=np.float32)
+    rows = [("a", {"load": "0", "rig": "x"}), ("b", {"rig": "x", "load": "0"}), ("a", {"load": "1"}), ("b", {})]
+    contract = SignalContract(sample_rate_hz=100.0, channels=("s",), window=64, hop=64)
+    recordings = tuple(Recording(signal + index, 100.0, label, groups) for index, (label, groups) in enumerate(rows))
+    data = Dataset(name="d", spec="d", recordings=recordings, labels=("a", "b"), contract=contract)
+    windows = cut(data, [Segment(index, 0, 256) for index in range(4)], contract)
+    assert windows.group is not None
+    assert windows.group.reshape(4, 4).tolist() == [[0] * 4, [0] * 4, [1] * 4, [2] * 4]

@@ -188,6 +188,16 @@ def test_a_run_of_something_else(refused: Callable[..., None], tmp_path: Path, w
         refused(2, ("orin", "sm86"), *args, "--target", "orin", *more)
 
 
+def test_an_option_of_int8_without_int8(refused: Callable[..., None], tmp_path: Path, workshop: Any) -> None:
+    args = ("export", workshop.run, "--out", tmp_path / "b.drsn", "--engine", "none")
+    data = ("--calibrate", workshop.data)
+    idle = "an option of the int8 graph is given, and no such graph would be made"
+    refused(2, (idle, "--rounding learned without --calibrate"), *args, "--rounding", "learned")
+    refused(2, (idle, "--method mse without int8"), *args, *data, "--precision", "fp16", "--method", "mse")
+    refused(2, (idle, "--quantize-first without int8"), *args, *data, "--precision", "fp16", "--quantize-first")
+    refused(2, (idle, "--calibration-windows 64 without"), *args, "--calibration-windows", "64")
+
+
 @pytest.mark.parametrize("command", ["export", "build"])
 def test_a_gpu_that_rtx_does_not_build_for(
     refused: Callable[..., None], tmp_path: Path, workshop: Any, command: str

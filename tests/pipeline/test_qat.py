@@ -15,6 +15,7 @@ import torch
 from drsn_edge.bundle import Bundle
 from drsn_edge.calibration.check import check_bundle_calibration
 from drsn_edge.calibration.contract import Calibration
+from drsn_edge.calibration.plan import PrecisionPlan
 from drsn_edge.errors import InputError, UsageError
 from drsn_edge.files import sha256_file
 from drsn_edge.golden import Golden
@@ -105,18 +106,29 @@ def test_the_exported_graph_is_the_fake_quantized_forward(trained: tuple[Path, T
 
 
 def test_a_run_with_scales_needs_no_data_and_takes_no_other_plan(
-    trained: tuple[Path, TrainResult], tmp_path: Path
+    trained: tuple[Path, TrainResult], bundle: Bundle, tmp_path: Path
 ) -> None:
     out, _ = trained
+    rows = PrecisionPlan.from_json(bundle.read_json("calibration.json")["plan"])
     plan = check_export(out, out=tmp_path / "b.drsn", options=ExportOptions(precisions=("int8",), engines=()))
     assert "int8" in plan["graphs"]
     for options, got in (
         (ExportOptions(quantize_first=True, engines=()), "--quantize-first"),
         (ExportOptions(method="mse", engines=()), "--method mse"),
+        (ExportOptions(plan=rows, engines=()), "--plan"),
+        (ExportOptions(max_changed=0.005, engines=()), "--precision auto --max-changed 0.005"),
+        (ExportOptions(rounding="learned", engines=()), "--rounding learned"),
+        (ExportOptions(calibration_windows=64, engines=()), "--calibration-windows 64"),
     ):
         with pytest.raises(UsageError, match="plan and scales of its own") as caught:
             check_export(out, out=tmp_path / "b.drsn", options=options)
         assert caught.value.got == got
+        assert "--precision auto" in str(caught.value.expected)
+    for options in (
+        ExportOptions(rounding="nearest", engines=()),  # it has that
+        ExportOptions(calibration_windows=64, telemetry=True, engines=()),  # they give the range of thresholds
+    ):
+        check_export(out, out=tmp_path / "b.drsn", options=options)
 
 
 def test_scales_of_other_weights_are_refused(workshop: Any, trained: tuple[Path, TrainResult], tmp_path: Path) -> None:
