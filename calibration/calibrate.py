@@ -6,10 +6,12 @@ import importlib.metadata
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from drsn_edge._version import __version__
 from drsn_edge.calibration.collect import observe
 from drsn_edge.calibration.contract import Bindings, Calibration, digest
+from drsn_edge.calibration.familiar import refuse_unfamiliar
 from drsn_edge.calibration.judge import Judge
 from drsn_edge.calibration.observers import METHODS, RangeObserver, scale_of
 from drsn_edge.calibration.offsets import full_range_layers
@@ -72,6 +74,7 @@ def calibrate(
     *,
     contract: SignalContract,
     weights_sha256: str,
+    network: Any = None,
     options: CalibrationOptions | None = None,
     progress: Progress = SILENT,
 ) -> Calibration:
@@ -87,6 +90,8 @@ def calibrate(
         held_out: Other windows, for the choice of the method.
         contract: Of the windows.
         weights_sha256: Of the weights that the graph was made from.
+        network: The PyTorch module that the graph was made from: what its BatchNorm layers remember of training stands
+            in for classes, where the data have none.
         options: How.
         progress: Where steps go.
 
@@ -98,9 +103,12 @@ def calibrate(
     refuse(data.windows)
     refuse(held_out.windows, what="the held-out data", minimum=MINIMUM_HELD_OUT)
     reference_bytes = graph.to_bytes()
-    with OnnxRuntimeRunner(reference_bytes) as runner:
-        logits = run_batched(runner, data.windows.x)["logits"]
-    refuse_unrelated(logits, data.windows.y)
+    if data.windows.labelled:
+        with OnnxRuntimeRunner(reference_bytes) as runner:
+            logits = run_batched(runner, data.windows.x)["logits"]
+        refuse_unrelated(logits, data.windows.y)
+    else:
+        refuse_unfamiliar(network, data.windows.x)
     tensors = {layer.layer: layer.tensor for layer in plan.int8}
     observers = observe(
         reference_bytes,

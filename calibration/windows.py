@@ -132,7 +132,7 @@ def refuse(windows: Windows, *, what: str = "the calibration data", minimum: int
             hint="check the channel and the cable",
         )  # fmt: skip
     classes = np.unique(windows.y)
-    if len(classes) < 2:
+    if windows.labelled and len(classes) < 2:
         raise InputError(
             f"{what} has one class only", got=windows.labels[int(classes[0])],
             expected=f"windows of several of: {', '.join(windows.labels)}",

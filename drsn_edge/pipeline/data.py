@@ -41,7 +41,7 @@ class ModelData:
             whole = [
                 Segment(index, 0, recording.samples)
                 for index, recording in enumerate(self.dataset.recordings)
-                if recording.label in self.labels
+                if not recording.label or recording.label in self.labels
             ]
             return whole, "nobody recorded what this network was trained on: the data set is used whole"
         return known(self.dataset, self.split, part)
@@ -58,6 +58,12 @@ class ModelData:
             labels=self.labels,
             source=noise_source(self.dataset, self.split, part),
         )
+
+    @property
+    def trained(self) -> bool:
+        """Whether any of these recordings is known to have trained the network: then the parts hold other windows."""
+        known = set() if self.split is None else {*self.split.parts}
+        return any(recording.fingerprint in known for recording in self.dataset.recordings)
 
     def shifted(self, part: Part, *, draws: int) -> Windows:
         """Independent windows, each at several shifts: clean draws."""
@@ -91,13 +97,17 @@ def open_data(
     training: Mapping[str, Any] | None,
     split: Split | None,
     where: Mapping[str, str] | None = None,
+    unlabelled: bool = False,
 ) -> ModelData:
     """Load a data set for a network.
 
     The filter and the protocol of the training are taken over when it is the same data set and none is given here.
 
+    `unlabelled`: recordings without classes will do.
+
     Raises:
         ContractError: Another sample rate or other channels than the network's, or classes that it does not have.
+        InputError: Recordings without classes.
     """
     notes: list[str] = []
     same = training is not None and same_data(spec, str(training["dataset"]))
@@ -106,9 +116,9 @@ def open_data(
         chosen = dict(training["where"])
         notes.append("recordings chosen as in training: " + ", ".join(f"{k}={v}" for k, v in chosen.items()))
     protocol = str(training["protocol"]) if same and training is not None else None
-    dataset = load_dataset(spec, where=chosen, protocol=protocol, expect=contract)
+    dataset = load_dataset(spec, where=chosen, protocol=protocol, expect=contract, unlabelled=unlabelled)
     unknown = sorted(
-        {recording.label for recording in dataset.recordings} - set(labels) - set(split.dropped if split else ())
+        {recording.label for recording in dataset.recordings} - set(labels) - set(split.dropped if split else ()) - {""}
     )
     if unknown:
         raise ContractError(

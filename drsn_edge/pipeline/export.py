@@ -101,7 +101,16 @@ def export(
     with new_folder(out, force=force) as work:
         bundle = fill_folder(work, made.manifest | {"name": out.name.removesuffix(".drsn")}, made.files)
         engines, bundle = _engines(bundle, options, notes, progress)
-        parity = verify(bundle, data=calibrate, where=where, options=sweep, progress=progress)
+        classes = data is not None and bool(data.dataset.labels)
+        if data is not None and not classes:
+            notes.append(
+                "the recordings that calibrated have no classes: decisions over noise were not judged; "
+                "verify --data DATASET does it with recordings that have some"
+            )
+        parity = verify(
+            bundle, data=calibrate if classes else None, where=where if classes else None, options=sweep,
+            progress=progress,
+        )  # fmt: skip
         if options.report:
             from drsn_edge.pipeline.reporting import add_report
 
@@ -159,7 +168,7 @@ def _prepare(
         return loaded, None
     data = open_data(
         calibrate, contract=loaded.contract, labels=loaded.labels, training=loaded.training, split=loaded.split,
-        where=where,
+        where=where, unlabelled=True,
     )  # fmt: skip
     return loaded, data
 

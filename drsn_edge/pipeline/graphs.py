@@ -177,8 +177,8 @@ def _scales(
     if data is None:
         raise TypeError("int8 without data was left out before")
     pool = data.windows("train", overlap=True)
-    # Nobody recorded what trained the network: then the parts of a split are all the same windows.
-    training, judging = apart(pool) if source.split is None else (pool, data.windows("validation", overlap=True))
+    # Of recordings that trained nothing, as far as anybody knows, all parts are the same windows.
+    training, judging = (pool, data.windows("validation", overlap=True)) if data.trained else apart(pool)
     count = options.calibration_windows
     # The range methods are judged a little beyond the lowest SNR that was trained too: there decisions are close.
     # Judged there alone they would clip too much, and change decisions of clean windows.
@@ -189,6 +189,7 @@ def _scales(
         choose(judging, count=count, noises=noises, snr_db=hard, seed=options.seed, stream="held-out"),
         contract=source.contract,
         weights_sha256=weights_sha256,
+        network=source.module,
         options=CalibrationOptions(
             method=options.method,
             quantize_first=options.quantize_first,

@@ -230,11 +230,11 @@ def known(dataset: Dataset, split: Split, part: Part) -> tuple[list[Segment], st
     whole = skipped = 0
     for index, recording in enumerate(dataset.recordings):
         ranges = split.parts.get(recording.fingerprint)
-        if ranges is not None and recording.label in split.labels:
+        if ranges is not None and (recording.label in split.labels or not recording.label):
             segments += [Segment(index, start, stop) for start, stop in ranges.get(part, ())]
         elif recording.label in split.dropped:
             skipped += 1
-        elif recording.label not in split.labels:
+        elif recording.label and recording.label not in split.labels:
             raise InputError(
                 f"{recording.source} is of a class that the model does not have",
                 got=recording.label,

@@ -89,7 +89,8 @@ def plan_windows(
         if room < 0:
             continue
         starts = np.asarray(starts_within(room), dtype=np.int64)
-        label = names.index(dataset.recordings[segment.recording].label)
+        word = dataset.recordings[segment.recording].label
+        label = names.index(word) if word else -1
         columns.append(
             (
                 np.full_like(starts, segment.recording),

@@ -34,7 +34,7 @@ class Windows:
 
     Attributes:
         x: `[N, C, W]` float32, as measured; `[N, C, H, W]` when the contract says that a window is a picture.
-        y: `[N]` int64, index into `labels`.
+        y: `[N]` int64, index into `labels`; -1 for all where nobody has labelled them.
         cluster: `[N]` int64, the independent (non-overlapping) window that each belongs to. Intervals are computed over
             clusters: overlapping windows and repeated noise draws are not new evidence.
         labels: Class names.
@@ -59,18 +59,23 @@ class Windows:
             and self.x.dtype == np.float32
             and self.y.shape == self.cluster.shape == self.x.shape[:1]
             and (self.group is None or self.group.shape == self.y.shape)
-            and (self.y.size == 0 or (self.y.min() >= 0 and self.y.max() < len(self.labels)))
+            and (self.y.size == 0 or not self.labelled or (self.y.min() >= 0 and self.y.max() < len(self.labels)))
         )
         if not good:
             raise InputError(
                 "the windows do not fit together",
                 got=f"x {self.x.dtype}{list(self.x.shape)}, y {list(self.y.shape)}, cluster "
                 f"{list(self.cluster.shape)}, {len(self.labels)} labels",
-                expected="x float32[N, C, W] or [N, C, H, W], y and cluster [N], every y an index into labels",
+                expected="x float32[N, C, W] or [N, C, H, W], y and cluster [N], every y an index into labels or none",
             )
 
     def __len__(self) -> int:
         return int(self.x.shape[0])
+
+    @property
+    def labelled(self) -> bool:
+        """Whether anybody said which classes these are."""
+        return not (self.y.size and (self.y == -1).all())
 
     def select(self, indices: ArrayLike) -> Windows:
         """Some of the windows, by index or by mask, in the order given."""
@@ -186,7 +191,7 @@ def check_segment(dataset: Dataset, segment: Segment, contract: SignalContract, 
             got=f"samples {segment.start} to {segment.stop}",
             expected=f"within 0 to {recording.samples}",
         )
-    if recording.label not in names:
+    if recording.label and recording.label not in names:
         raise InputError(
             f"{recording.source} has a class that is not among those asked for",
             got=recording.label,

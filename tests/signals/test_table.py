@@ -133,7 +133,7 @@ HEAD = "path,label,sample_rate_hz,channel\n"
         (HEAD, "a header alone", "one line for each recording", "recordings.csv"),
         (HEAD + "b.npy,a,8000\n", "3: b.npy,a,8000", "4: path,label", "line 2"),
         (HEAD + "b.npy,a,8000,,\n", "5:", "4: path,label", "line 2"),
-        (HEAD + "b.npy,,8000,\n", "nothing", "a label", "line 2, column label"),
+        (HEAD + "b.npy,a,8000,\nb.npy,,8000,\n", "label ''", "a label", "line 3 is labelled otherwise"),
         (HEAD + "\n,a,8000,\n", "nothing", "a path", "line 3, column path"),
         (HEAD + "b.npy,a,fast,\n", "'fast'", "a positive number of hertz", "line 2, column sample_rate_hz"),
         (HEAD + "b.npy,a,-1,\n", "'-1'", "a positive number of hertz", "line 2, column sample_rate_hz"),

@@ -36,7 +36,7 @@ class Dataset:
         name: Short name, e.g. `cwru`.
         spec: As the user wrote it, e.g. `cwru:data/cwru,or=all`.
         recordings: In a fixed order; segments refer to them by index.
-        labels: Class names, in a fixed order.
+        labels: Class names, in a fixed order; none for recordings that nobody has labelled.
         contract: What a window of these recordings is.
         folds: Per protocol, sets of group values that are left out together; empty where every value is a fold.
         notes: What the user should know, one sentence each.
@@ -59,7 +59,7 @@ class Dataset:
         if not self.recordings:
             raise InputError(f"the data set {self.spec} is empty", got="0 recordings", expected="at least one")
         for recording in self.recordings:
-            if recording.label not in self.labels:
+            if recording.label not in self.labels and (recording.label or self.labels):
                 raise InputError(
                     f"{recording.source} has a label that is not a class of the data set {self.spec}",
                     got=repr(recording.label),
@@ -92,6 +92,7 @@ def load_dataset(
     window: int | None = None,
     hop: int | None = None,
     expect: SignalContract | None = None,
+    unlabelled: bool = False,
 ) -> Dataset:
     """Load a data set by name.
 
@@ -103,10 +104,11 @@ def load_dataset(
         window: Samples per window, instead of the data set's own.
         hop: Samples from window to window; by default the same share of a window as the data set's own.
         expect: The contract of a model that exists already: its window and hop are taken, the rest must agree.
+        unlabelled: Recordings without classes will do.
 
     Raises:
         UsageError: An unknown name or option, or a group or value that does not exist.
-        InputError: Files that are missing or cannot be read.
+        InputError: Files that are missing or cannot be read, or recordings without classes.
         ContractError: The data do not keep `expect`.
         MissingDependency: A reader needs a package that is not installed.
     """
@@ -120,6 +122,11 @@ def load_dataset(
         )
     module, _, function = DATASETS[parsed.name].partition(":")
     dataset = cast("Dataset", getattr(importlib.import_module(module), function)(parsed, protocol))
+    if not dataset.labels and not unlabelled:
+        raise InputError(
+            f"the recordings of {spec} have no classes", got="an empty column label", expected="a class for every one",
+            hint="recordings without classes can calibrate (export --calibrate), and nothing else",
+        )  # fmt: skip
     dataset = _filter(dataset, where)
     if expect is not None:
         contract = _agree(dataset, expect, window=window, hop=hop)

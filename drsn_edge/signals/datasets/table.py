@@ -3,7 +3,7 @@
 One line for each recording, a header with these columns:
 
     path             wav, npy, npz, csv, mat or parquet; relative to the table
-    label            its class
+    label            its class; empty in every line for recordings that nobody has labelled, which can only calibrate
     sample_rate_hz   may be empty where the file states its own; where both do, they must agree
     channel          may be empty, or absent: name or number in the file, several joined by `+`
     anything else    a group: load, bearing, speaker, rig, ...; an empty cell puts the recording into no group
@@ -82,13 +82,19 @@ def load(spec: DatasetSpec, protocol: str | None) -> Dataset:
             names, first = channels, row.where
         _agree(row, recording, channels, recordings, names, first)
         recordings.append(recording)
+        if bool(recording.label) != bool(recordings[0].label):
+            raise InputError(
+                f"{row.where} is labelled otherwise than the first recording",
+                got=f"label {recording.label!r}", expected=f"{'a label' if recordings[0].label else 'none'} ({first})",
+                hint="give every recording its class, or leave the column empty throughout",
+            )  # fmt: skip
     if not recordings:
         raise InputError(f"{table} lists no recordings", got="a header alone", expected="one line for each recording")
     return Dataset(
         name=table.stem,
         spec=spec.text,
         recordings=tuple(recordings),
-        labels=tuple(sorted({recording.label for recording in recordings}, key=natural)),
+        labels=tuple(sorted({recording.label for recording in recordings} - {""}, key=natural)),
         contract=SignalContract(
             sample_rate_hz=recordings[0].sample_rate_hz, channels=names, units=spec.options.get("units", "unknown")
         ),
@@ -126,7 +132,7 @@ def _rows(table: Path) -> Iterator[_Row]:
 
 
 def _recording(row: _Row, folder: Path) -> tuple[Recording, tuple[str, ...]]:
-    label = row.require("label")
+    label = row.cells["label"]
     path = folder / row.require("path")
     given = row.rate()
     try:
