@@ -11,12 +11,16 @@ optimisation off, FP32 between the integers: what differs is the quantizer alone
     symmetric nearest              drsn-edge without the full range behind ReLUs
     ORT default                    quantize_static as it comes: all operators that it knows
     ORT conv outputs excluded      the best informed recipe: Conv only, OpTypesToExcludeOutputQuantization=['Conv']
-    QAT                            run folders of `train --init RUN --qat`, named as those of --runs (`--qat-runs DIR`)
+    ModelOpt default, max          modelopt.onnx.quantization as it comes (entropy), and with max; in an environment of
+                                   its own that is made in `--modelopt DIR` and kept there. Where it cannot be made,
+                                   `not_measured` says why
+    QAT                            run folders of `train --init RUN --qat`, named as those of --runs (`--qat-runs DIR`),
+                                   with the plan and the scales that they were trained with
     fine-tuned FP32                a control, run folders named likewise (`--control-runs DIR`), against the original
 
     python -m benchmarks.int8_quality --runs DIR --data cwru:../shared/data/cwru [--draws 200] [--quick] [--json]
 
-The row of ModelOpt (8 of 25 convolutions, 16 % changed at -10 dB) needs its own environment and is not made here.
+All runs of one call are of one preset; `edge` has a folder of its own.
 """
 
 from __future__ import annotations
@@ -39,13 +43,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks._modelopt import environment, quantized
 from drsn_edge._version import __version__
 from drsn_edge.calibration.calibrate import CalibrationOptions, calibrate, tool_versions
+from drsn_edge.calibration.contract import Calibration
 from drsn_edge.calibration.quantize import quantize_as
 from drsn_edge.calibration.windows import NoisyWindows, choose
 from drsn_edge.exporters.canonical import CanonicalGraph
 from drsn_edge.exporters.precision import with_probes
 from drsn_edge.exporters.torch_graph import export_network
+from drsn_edge.files import sha256_bytes
 from drsn_edge.pipeline.data import ModelData, open_data
 from drsn_edge.pipeline.sources import Source, load_source
 from drsn_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
@@ -168,8 +175,21 @@ def rebuilt(folder: Path | None, item: Subject, kind: str) -> Iterator[tuple[str
     if kind == "fine-tuned FP32":
         yield kind, graph.to_bytes()
         return
-    found = calibrate(graph, item.windows, item.held_out, contract=source.contract, weights_sha256="0" * 64)
+    if source.qat is None or source.weights is None:
+        raise SystemExit(f"{path} was not trained by `train --qat`")
+    found = Calibration.from_json(source.qat)
+    found.check(weights=sha256_bytes(source.weights), contract=source.contract.to_json())
     yield kind, quantize_as(graph, found, glue="fp32").to_bytes()
+
+
+def modelopt_rows(python: Path, item: Subject, missing: dict[str, str]) -> Iterator[tuple[str, bytes]]:
+    """Rows of ModelOpt, whatever it makes; `missing` is told what it did not."""
+    for name, method in (("ModelOpt default", None), ("ModelOpt max", "max")):
+        data, reason = quantized(python, item.graph.to_bytes(), item.windows.windows.x, method=method)
+        if data is None:
+            missing[f"{name}, {item.name}"] = reason
+        else:
+            yield name, data
 
 
 def integer_convolutions(data: bytes) -> str:
@@ -267,6 +287,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True, help="folder of run folders, the seeds")
     parser.add_argument("--qat-runs", type=Path, help="run folders of the same names, after QAT")
     parser.add_argument("--control-runs", type=Path, help="run folders of the same names, trained on in FP32")
+    parser.add_argument("--modelopt", type=Path, help="folder of an environment with ModelOpt; made if it is not there")
     parser.add_argument("--data", default="cwru:../shared/data/cwru")
     parser.add_argument("--windows", type=int, default=512, help="calibration windows")
     parser.add_argument("--draws", type=int, default=200, help="draws of noise per window and SNR")
@@ -274,16 +295,34 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="only JSON on stdout, the table on stderr")
     args = parser.parse_args()
     draws = 10 if args.quick else args.draws
+    others = (
+        ("QAT", "--qat-runs DIR", args.qat_runs), ("fine-tuned FP32", "--control-runs DIR", args.control_runs)
+    )  # fmt: skip
     began = time.perf_counter()
     runs: dict[str, Any] = {}
     kinds: dict[str, str] = {}
+    widths: set[str] = set()
+    missing: dict[str, str] = {} if args.modelopt else {"ModelOpt": "no --modelopt DIR"}
+    missing |= {kind: f"no {option}" for kind, option, folder in others if folder is None}
+    modelopt: Path | None = None
+    if args.modelopt is not None:
+        modelopt, reason = environment(args.modelopt)
+        missing |= {} if modelopt is not None else {"ModelOpt": reason}
     for path in sorted(path for path in args.runs.iterdir() if (path / "scores.json").is_file()):
         item = subject(path, args.data, args.windows)
+        widths.add(json.dumps((item.source.config or {}).get("widths")))
+        if len(widths) > 1:
+            raise SystemExit(
+                f"{args.runs} holds runs of several presets, {', '.join(sorted(widths))}: one folder for each"
+            )
         rows = dict(ours(item))
         rows |= dict(onnxruntime_rows(item, quick=args.quick))
-        for folder, kind in ((args.qat_runs, "QAT"), (args.control_runs, "fine-tuned FP32")):
+        if modelopt is not None:
+            rows |= dict(modelopt_rows(modelopt, item, missing))
+        for kind, _, folder in others:
             rows |= dict(rebuilt(folder, item, kind))
         kinds |= {name: integer_convolutions(data) for name, data in rows.items()}
+        kinds["FP32"] = integer_convolutions(item.graph.to_bytes())
         moved = drift(item, rows)
         runs[item.name] = {name: found | moved[name] for name, found in score(item, rows, draws).items()}
         print(f"{item.name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
@@ -295,6 +334,8 @@ def main() -> None:
     document = {
         "device": {"machine": platform.machine(), "tools": tool_versions(), "drsn_edge": __version__},
         "options": {"runs": sorted(runs), "draws": levels, "calibration_windows": args.windows, "data": args.data},
+        "widths": json.loads(next(iter(widths))),
+        "not_measured": missing,
         "rows": table,
         "runs": {
             run: {name: {k: clean(v) for k, v in found.items()} for name, found in rows.items()}
@@ -302,6 +343,7 @@ def main() -> None:
         },
         "summary": summary(table),
         "seconds": time.perf_counter() - began,
+        "cpu_seconds": time.process_time(),
     }
     print(json.dumps(document, indent=2, allow_nan=False))
 
@@ -312,14 +354,14 @@ def clean(value: Any) -> Any:
 
 
 def summarise(runs: Mapping[str, Any], kinds: Mapping[str, str]) -> list[dict[str, Any]]:
-    """A row by quantizer, mean over the networks."""
+    """A row by quantizer, mean over the networks: of those rows that every network has."""
     table = []
-    for name in next(iter(runs.values())):
+    for name in [name for name in next(iter(runs.values())) if all(name in rows for rows in runs.values())]:
         found = [rows[name] for rows in runs.values()]
         table.append(
             {
                 "row": name,
-                "int8": kinds.get(name, "0/25" if name == "FP32" else ""),
+                "int8": kinds[name],
                 "changed": {level(snr): mean([item["changed"][level(snr)] for item in found]) for snr in SNRS},
                 "worst": {level(snr): max(item["changed"][level(snr)] for item in found) for snr in SNRS},
                 "accuracy": {level(snr): mean([item["accuracy"][level(snr)] for item in found]) for snr in SNRS},
@@ -333,7 +375,7 @@ def summarise(runs: Mapping[str, Any], kinds: Mapping[str, str]) -> list[dict[st
 def summary(table: list[dict[str, Any]]) -> dict[str, Any]:
     """Shares of changed decisions against the best peer row at each level, which its issue's goals speak of."""
     rows = {row["row"]: row for row in table}
-    peers = [row for name, row in rows.items() if name.startswith("ORT")]
+    peers = [row for name, row in rows.items() if name.startswith(("ORT", "ModelOpt"))]
     found: dict[str, Any] = {}
     for snr in map(level, GOALS):
         best = min(peers, key=lambda row, snr=snr: row["changed"][snr])  # type: ignore[misc]

@@ -102,13 +102,37 @@ def calibrate(
     plan = make_plan(graph, quantize_first=options.quantize_first) if options.plan is None else fit(options.plan, graph)
     refuse(data.windows)
     refuse(held_out.windows, what="the held-out data", minimum=MINIMUM_HELD_OUT)
-    reference_bytes = graph.to_bytes()
     if data.windows.labelled:
-        with OnnxRuntimeRunner(reference_bytes) as runner:
+        with OnnxRuntimeRunner(graph.to_bytes()) as runner:
             logits = run_batched(runner, data.windows.x)["logits"]
         refuse_unrelated(logits, data.windows.y)
     else:
         refuse_unfamiliar(network, data.windows.x)
+    return measure(
+        graph, data, held_out, plan=plan, contract=contract, weights_sha256=weights_sha256, options=options,
+        progress=progress,
+    )  # fmt: skip
+
+
+def measure(
+    graph: CanonicalGraph,
+    data: NoisyWindows,
+    held_out: NoisyWindows,
+    *,
+    plan: PrecisionPlan,
+    contract: SignalContract,
+    weights_sha256: str,
+    options: CalibrationOptions,
+    progress: Progress = SILENT,
+) -> Calibration:
+    """What `calibrate` does with data that it does not refuse: by itself for measuring what others would do.
+
+    Arguments as there; `plan` is that of the graph.
+
+    Raises:
+        InputError: No range method gives finite logits.
+    """
+    reference_bytes = graph.to_bytes()
     tensors = {layer.layer: layer.tensor for layer in plan.int8}
     observers = observe(
         reference_bytes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx_ir as ir
@@ -47,7 +48,8 @@ def observe(
 ) -> dict[str, RangeObserver]:
     """Run a graph over windows and watch its tensors.
 
-    Memory: one batch of activations and one histogram per tensor, however many windows there are.
+    Memory: two batches of activations, one that is computed while the other is counted, and one histogram per tensor,
+    however many windows there are.
 
     Args:
         data: FP32 graph.
@@ -64,11 +66,14 @@ def observe(
     inner = [name for name in observers if name != INPUT]
     with (
         OnnxRuntimeRunner(tap(data, inner)) as runner,
+        ThreadPoolExecutor(1) as ahead,
         progress.step("calibration", total=len(windows)) as step,
     ):
-        for start in range(0, len(windows), batch):
-            piece = windows[start : start + batch]
-            values = {INPUT: piece, **runner.run({INPUT: piece})}
+        pieces = [windows[start : start + batch] for start in range(0, len(windows), batch)]
+        coming = [ahead.submit(runner.run, {INPUT: piece}) for piece in pieces[:1]]
+        for index, piece in enumerate(pieces):
+            values = {INPUT: piece, **coming.pop().result()}
+            coming += [ahead.submit(runner.run, {INPUT: item}) for item in pieces[index + 1 : index + 2]]
             for name, observer in observers.items():
                 observer.update(values[name], name=name)
             step.advance(len(piece))

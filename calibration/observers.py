@@ -52,14 +52,16 @@ class RangeObserver:
         Raises:
             InputError: NaN or infinity among them; `name` says of what.
         """
-        magnitude = np.abs(values.astype(np.float32, copy=False)).ravel()
-        top = float(magnitude.max(initial=0.0))
+        flat = values.astype(np.float32, copy=False).ravel()
+        low = float(flat.min(initial=0.0))
+        top = max(float(flat.max(initial=0.0)), -low)
         if not math.isfinite(top):
             raise InputError(
                 f"{name} is not finite during calibration", got=top, expected="finite values",
                 hint="the windows or the network are damaged",
             )  # fmt: skip
-        nonzero = int(np.count_nonzero(magnitude))
+        magnitude = flat if low >= 0 else np.abs(flat)
+        nonzero = int(np.count_nonzero(magnitude != 0))  # of truth values: four times as fast as of floats
         self.zeros += magnitude.size - nonzero
         if nonzero == 0:
             return
@@ -72,7 +74,9 @@ class RangeObserver:
             self.counts = np.concatenate([merged, np.zeros_like(merged)])
             self._exponent += 1
         # A power of two: the product is exact, and a value falls into the same bin whenever it comes.
-        index = (magnitude * np.float32(math.ldexp(_BINS, -self._exponent))).astype(np.int32)
+        # Written as the integers that bincount takes: anything else it would copy.
+        index = np.empty(magnitude.size, np.intp)
+        np.multiply(magnitude, np.float32(math.ldexp(_BINS, -self._exponent)), out=index, casting="unsafe")
         self.counts += np.bincount(index, minlength=_BINS)
         self.counts[0] -= magnitude.size - nonzero
 
@@ -95,7 +99,10 @@ class RangeObserver:
             return self.largest
         if method == "percentile":
             return self._percentile(percentile)
-        return self._best(self._squared_error if method == "mse" else self._divergence)
+        if method == "mse":
+            return self._best(self._squared_error)
+        merged = self.counts.reshape(-1, _MERGED).sum(axis=1)
+        return self._best(lambda amax: self._divergence(amax, merged))
 
     def _percentile(self, percentile: float) -> float:
         below = np.cumsum(self.counts)
@@ -112,17 +119,17 @@ class RangeObserver:
         error = centres - np.minimum(np.rint(centres / scale), LEVELS) * scale
         return float(np.dot(self.counts, error * error))
 
-    def _divergence(self, amax: float) -> float:
-        counts = self.counts.reshape(-1, _MERGED).sum(axis=1)
+    def _divergence(self, amax: float, counts: NDArray[np.int64]) -> float:
         kept = min(max(round(amax / self.limit * len(counts)), LEVELS + 1), len(counts))
         reference = counts[:kept].astype(np.float64)
         # What would be clipped is part of the distribution that is wanted, and no part of the one that is had.
         reference[-1] += counts[kept:].sum()
-        level = np.arange(kept) * (LEVELS + 1) // kept
+        # Bin b belongs to level b * 128 // kept; every level begins somewhere, because there are as many bins at least.
+        begin = -(-np.arange(LEVELS + 1) * kept // (LEVELS + 1))
         filled = counts[:kept] > 0
-        total = np.bincount(level, weights=counts[:kept], minlength=LEVELS + 1)
-        size = np.bincount(level, weights=filled, minlength=LEVELS + 1)
-        spread = np.where(filled, total[level] / np.maximum(size[level], 1), 0.0)
+        total = np.add.reduceat(counts[:kept], begin)
+        size = np.add.reduceat(filled.astype(np.int64), begin)
+        spread = np.where(filled, np.repeat(total / np.maximum(size, 1), np.diff(begin, append=kept)), 0.0)
         p, q = reference / reference.sum(), spread / max(spread.sum(), 1.0)
         used = p > 0
         # A bin that the candidate leaves empty costs as if it held a thousandth of the smallest filled one.

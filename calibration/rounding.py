@@ -32,6 +32,8 @@ from drsn_edge.exporters.graph_tools import attribute, constant
 from drsn_edge.progress import SILENT, Progress
 from drsn_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
 
+# Windows whose moments are taken: a window has hundreds of patches, and an output channel tens of weights.
+_MOST = 1024
 # Every sweep lowers the error; networks seen were done after 3 to 8.
 _SWEEPS = 50
 # Steps: closer to an integer than this a weight is that integer.
@@ -93,7 +95,7 @@ def learn_rounding(
         plan: Which layers are int8.
         scales: Of their inputs.
         full_range: Layers whose scale is for 255 levels.
-        windows: Calibration windows `[N, C, ...]`, noise included.
+        windows: Calibration windows `[N, C, ...]`, noise included; of more than 1,024 a draw of so many is used.
         batch: Windows per run.
         progress: Where steps go.
     """
@@ -103,10 +105,12 @@ def learn_rounding(
     inner = list(dict.fromkeys(tensor for _, tensor in layers.values() if tensor != INPUT))
     with (
         OnnxRuntimeRunner(tap(graph.to_bytes(), inner)) as runner,
-        progress.step("learned rounding", total=len(windows)) as step,
+        progress.step("learned rounding", total=min(len(windows), _MOST)) as step,
     ):
-        for start in range(0, len(windows), batch):
-            piece = windows[start : start + batch]
+        # A draw, not every n-th: windows come in turns over the classes.
+        rows = np.sort(np.random.default_rng(0).permutation(len(windows))[:_MOST])
+        for start in range(0, len(rows), batch):
+            piece = windows[rows[start : start + batch]]
             values = {INPUT: piece, **runner.run({INPUT: piece})}
             for name, (node, tensor) in layers.items():
                 x = restored(values[tensor], scales[name], shifted=name in full_range)

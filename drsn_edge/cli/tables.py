@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -53,15 +54,33 @@ def plan_table(console: Console, plan: Mapping[str, Any]) -> None:
 
 
 def export_table(console: Console, result: ExportResult) -> None:
-    """Files, engines, then the parity tables."""
+    """Files, the precision plan, engines, then the parity tables."""
     table = _table("file", "kB", "role", left=("role",))
     for name, entry in sorted(result.bundle.files.items()):
         table.add_row(name, f"{entry.size / 1e3:,.0f}", entry.role)
     console.print(table)
+    if result.plan:
+        console.print()
+        precision_table(console, result.plan)
     for engine in result.engines:
         console.print(f"engine: {engine.summary}", highlight=False)
     parity_table(console, result.parity)
     console.print(f"{result.bundle.path}  sha256 {result.bundle.digest}", highlight=False)
+
+
+def precision_table(console: Console, plan: Sequence[Mapping[str, str]]) -> None:
+    """What layers compute in, and why; those with the same words share a row. `--json` has every layer."""
+    alike: dict[tuple[str, str, str], list[str]] = {}
+    for row in plan:
+        words = f"{row['reason']} ({row['warning']})" if row["warning"] else row["reason"]
+        alike.setdefault((row["precision"], row["kind"], words), []).append(row["layer"])
+    table = _table("layers", "kind", "precision", "why", left=("kind", "precision", "why"))
+    for (precision, kind, words), layers in alike.items():
+        more = f" and {len(layers) - 1} more" if len(layers) > 1 else ""
+        # Names come from graphs, and words from plans that people edit: a bracket in them is no markup.
+        table.add_row(escape(f"{layers[0]}{more}"), kind, precision, escape(words))
+    console.print(table)
+    console.print()
 
 
 def parity_table(console: Console, result: ParityResult) -> None:

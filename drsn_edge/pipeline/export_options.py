@@ -127,14 +127,14 @@ def check_options(options: ExportOptions, *, calibrate: str | None, trained: boo
     CalibrationOptions(
         method=options.method, quantize_first=options.quantize_first, rounding=options.rounding or "learned"
     )
+    if options.calibration_windows < 1:
+        raise UsageError("nothing would calibrate", got=options.calibration_windows, expected="at least 1 window")
     if not trained and asked and ("int8" not in options.precisions or calibrate is None):
         raise UsageError(
             "an option of the int8 graph is given, and no such graph would be made",
             got=f"{asked[0]} without {'int8' if 'int8' not in options.precisions else '--calibrate'}",
             expected=f"int8 among the precisions and --calibrate DATASET, or no {asked[0].split()[0]}",
         )  # fmt: skip
-    if options.calibration_windows < 1:
-        raise UsageError("nothing would calibrate", got=options.calibration_windows, expected="at least 1 window")
     planned_engines(options)
 
 

@@ -17,6 +17,7 @@ pytest.importorskip("torch", reason="convolutions are compared with torch's")
 import onnx_ir as ir
 import torch
 
+from drsn_edge.calibration import rounding as module
 from drsn_edge.calibration.observers import LEVELS, weight_scales
 from drsn_edge.calibration.offsets import full_range_layers, offset_of
 from drsn_edge.calibration.patches import convolve_constant, patches
@@ -184,3 +185,22 @@ def test_an_offset_for_what_may_be_negative_is_refused(fitted: Callable[..., Any
         quantize(graph, plan=plan, scales=scales, full_range=["stem/Conv"])
     assert "the input of stem/Conv may be negative" in str(caught.value.got)
     assert offset_of(0.5) == 63.5
+
+
+def test_of_many_windows_a_draw_is_used(
+    fitted: Callable[..., Any], tones: Callable[..., Windows], unit_scales: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """As many as the limit says, the same every time, from all over the data."""
+    _, graph = fitted()
+    plan, scales = unit_scales(graph)
+    seen: list[Moments] = []
+    monkeypatch.setattr(module, "_MOST", 32)
+    monkeypatch.setattr(module, "_round", lambda _node, moments: seen.append(moments))
+    x = np.concatenate([tones(48).x, np.zeros((48, 1, 64), np.float32)])
+    for windows in (x, x, x[:32]):
+        learn_rounding(graph, plan=plan, scales=scales, full_range=(), windows=windows)
+    many, again, few = seen[:: len(plan.int8)]
+    assert many.count == few.count
+    assert np.array_equal(many.second, again.second)
+    assert not np.array_equal(many.second, few.second), "the second half, which is silent, was left out"
