@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -55,3 +56,30 @@ def test_a_cell_that_does_not_fit_says_so() -> None:
     assert value["summary"]["drsn-edge ranges"]["ONNX Runtime entropy, all operators"]["times_faster"] is None
     assert rows["drsn-edge ranges", 2000]["seconds"] > 0
     assert "did not fit" in said
+
+
+@pytest.mark.slow
+def test_every_row_of_the_quality_of_int8_in_miniature(workshop: Any, tmp_path: Path) -> None:
+    """ModelOpt's environment is one that cannot import it: the document says so instead of the row."""
+    from drsn_edge.pipeline.train import train
+
+    names = ("runs", "qat", "control")
+    for name in names[::2]:
+        shutil.copytree(workshop.run, tmp_path / name / "tiny")
+        (tmp_path / name / "tiny" / "scores.json").write_text("{}")
+    train(workshop.data, out=tmp_path / "qat" / "tiny", init=workshop.run, qat=True, epochs=1)
+    broken = tmp_path / "modelopt" / "bin"
+    broken.mkdir(parents=True)
+    (broken / "python").write_text("#!/bin/sh\necho 'No module named modelopt' >&2\nexit 1\n")
+    (broken / "python").chmod(0o755)
+    folders = [f"--{name.replace('control', 'control-runs').replace('qat', 'qat-runs')}" for name in names]
+    arguments = [part for flag, name in zip(folders, names, strict=True) for part in (flag, str(tmp_path / name))]
+    arguments += ["--modelopt", str(tmp_path / "modelopt"), "--data", workshop.data, "--windows", "96"]
+    value, _ = run("int8_quality", *arguments, "--draws", "2", "--json")
+    rows = {row["row"]: row for row in value["rows"]}
+    assert {"FP32", "drsn-edge learned", "ORT default, minmax", "QAT", "fine-tuned FP32"} <= {*rows}
+    assert rows["FP32"]["int8"].startswith("0/")
+    assert rows["QAT"]["int8"] == rows["drsn-edge learned"]["int8"]
+    assert set(rows["fine-tuned FP32"]["changed"].values()) == {0.0}, "the control is a copy of the original here"
+    assert "No module named modelopt" in value["not_measured"]["ModelOpt"]
+    assert value["widths"] == [4, 6]
