@@ -157,7 +157,7 @@ class Reader:
         return {"window": self.x[(self.at - 1) * BATCH : self.at * BATCH]}
 
     def __iter__(self) -> Iterator[dict[str, NDArray[np.float32]]]:
-        return iter(self.get_next, None)  # type: ignore[arg-type]
+        return iter(self.get_next, None)
 
 
 def peer(

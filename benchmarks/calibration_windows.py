@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import platform
@@ -62,31 +63,28 @@ SLACK = 1.25
 def drawn(pool: Windows, kind: str, count: int, snr: tuple[float, float], draw: int, *, held: bool) -> NoisyWindows:
     """Windows of a kind; `held` for those that judge, which reach 4 dB below the training's noise as in `export`."""
     low, high = snr[0] - 4 if held else snr[0], snr[1]
-    options = {"seed": draw, "stream": "held-out" if held else "calibration"}
+    stream = "held-out" if held else "calibration"
+    pick = functools.partial(choose, seed=draw, stream=stream)
+    noisy = functools.partial(pick, noises=("gaussian",), snr_db=(low, high))
     if kind == "clean":
-        return choose(pool, count=count, **options)  # type: ignore[arg-type]
+        return pick(pool, count=count)
     if kind == "lowest SNR":
-        return choose(pool, count=count, noises=("gaussian",), snr_db=(low, low), **options)  # type: ignore[arg-type]
+        return noisy(pool, count=count, snr_db=(low, low))
     if kind == "random":
-        rng = noise_rng(draw, "random windows", options["stream"])
+        rng = noise_rng(draw, "random windows", stream)
         chosen = pool.select(rng.integers(0, len(pool), count))
         levels = rng.uniform(low, high, count).astype(np.float32)
-        x = add_noise(chosen.x, levels, "gaussian", rng)
-        return NoisyWindows(dataclasses.replace(chosen, x=x), levels)
+        return NoisyWindows(dataclasses.replace(chosen, x=add_noise(chosen.x, levels, "gaussian", rng)), levels)
     if kind == "unbalanced":
-        first = choose(
-            pool.select(pool.y == 0), count=count * 3 // 4, noises=("gaussian",), snr_db=(low, high), **options
-        )  # type: ignore[arg-type]
-        rest = choose(
-            pool.select(pool.y != 0), count=count - count * 3 // 4, noises=("gaussian",), snr_db=(low, high), **options
-        )  # type: ignore[arg-type]
+        first = noisy(pool.select(pool.y == 0), count=count * 3 // 4)
+        rest = noisy(pool.select(pool.y != 0), count=count - count * 3 // 4)
         one, other = first.windows, rest.windows
         both = Windows(
             np.concatenate([one.x, other.x]), np.concatenate([one.y, other.y]),
             np.concatenate([one.cluster, other.cluster]), pool.labels,
         )  # fmt: skip
         return NoisyWindows(both, np.concatenate([first.snr_db, rest.snr_db]))
-    return choose(pool, count=count, noises=("gaussian",), snr_db=(low, high), **options)  # type: ignore[arg-type]
+    return noisy(pool, count=count)
 
 
 class Judge:
