@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ class Watch:
 
     def __init__(self, process: subprocess.Popen[bytes], events: Path) -> None:
         self.kept: list[tuple[int, float, float, int]] = []  # bytes of output, own and resident MB, open files
+        self.cpu: list[tuple[int, float]] = []  # bytes of output, seconds of CPU
         self._process, self._events = process, events
         self._proc = Path(f"/proc/{process.pid}")
 
@@ -26,6 +28,8 @@ class Watch:
             lines = (line.split() for line in (self._proc / "status").read_text().splitlines())
             kib = {words[0]: int(words[1]) for words in lines if words[-1] == "kB"}
             files = len(list((self._proc / "fd").iterdir()))
+            ticks = (self._proc / "stat").read_text().rpartition(")")[2].split()[11:13]
+            self.cpu.append((done, sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")))
             self.kept.append((done, (kib["RssAnon:"] + kib["VmSwap:"]) / 1024, kib["VmRSS:"] / 1024, files))
         return done
 
@@ -38,6 +42,12 @@ class Watch:
             still = still + 1 if now == before else 0
             before = now
 
+    def cpu_s(self) -> tuple[float, float]:
+        """Seconds of CPU before the first output, and those for all of the output as far as was seen since."""
+        first = next(item for item in self.cpu if item[0])
+        last = self.cpu[-1]
+        return first[1], (last[1] - first[1]) * last[0] / max(1, last[0] - first[0])
+
     def summary(self) -> dict[str, Any]:
         """Of memory and files, from a tenth of the output on: until then code is loaded and buffers are filled."""
         size = self.kept[-1][0]
@@ -45,11 +55,14 @@ class Watch:
         early = [item for item in warm if item[0] <= size / 5] or warm[:1]
         late = [item for item in warm if item[0] >= 0.9 * size]
         own = [float(np.median([item[1] for item in part])) for part in (early, late)]
+        tenths = [[item[1] for item in self.kept if tenth <= 10 * item[0] / size < tenth + 1] for tenth in range(10)]
         return {
             "memory_mb": own,
             "memory_drift_mb": own[1] - own[0],
             "memory_samples": [len(early), len(late)],
+            "memory_by_tenth_mb": [round(float(np.median(values)), 2) if values else None for values in tenths],
             "resident_mb": [float(np.median([item[2] for item in part])) for part in (early, late)],
-            "open_files": [early[0][3], max(item[3] for item in warm)],
-            "open_files_growth": max(item[3] for item in warm) - early[0][3],
+            "open_files": [float(np.median([item[3] for item in part])) for part in (early, late)],
+            "open_files_most": max(item[3] for item in warm),  # one more while the state file is written
+            "open_files_growth": float(np.median([item[3] for item in late]) - np.median([item[3] for item in early])),
         }

@@ -6,308 +6,36 @@ another value in some place, with its seals made good again. Reading must end we
 crash of the process, more than 4 GB of memory or more than 20 s counts as a failure, with the seed that repeats it.
 Each kind is read in a process of its own.
 
+With `--engine atheris` (pip install atheris) libFuzzer changes them instead, guided by which lines of drsn-edge an
+input reaches; an input that fails is kept in `--keep DIR`, and `--repeat KIND:FILE` reads it again.
+
     python -m benchmarks.fuzz [--inputs 104000] [--only KIND ...] [--repeat KIND:SEED] [--json]
+                              [--engine atheris [--keep DIR]]
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import json
 import multiprocessing
 import os
 import platform
-import random
 import resource
-import struct
+import subprocess
 import sys
 import tempfile
 import time
-import wave
-import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from drsn_edge.bundle import Bundle
-from drsn_edge.calibration.contract import Bindings, Calibration, digest
-from drsn_edge.calibration.plan import LayerPlan, PrecisionPlan
-from drsn_edge.errors import DrsnError
-from drsn_edge.files import read_json
-from drsn_edge.golden import Golden
-from drsn_edge.parity.gate import load_gate
-from drsn_edge.pipeline.inspect import inspect
-from drsn_edge.pipeline.sources import read_config
-from drsn_edge.runtime.driver import DeviceInfo, DeviceProbe
-from drsn_edge.runtime.engine_info import check_engine_info
-from drsn_edge.runtime.onnx_file import refuse_external_data
-from drsn_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
-from drsn_edge.runtime.plan import read_plan_header
-from drsn_edge.runtime.preflight import BackendInfo, Here, preflight
-from drsn_edge.runtime.verification import outdated, unverified
-from drsn_edge.signals.contract import SignalContract
-from drsn_edge.signals.readers import read_signal
-from drsn_edge.signals.splits import Split
+from benchmarks._fuzz_files import Kind, kinds
+from benchmarks._fuzz_inputs import changed
+from drsn_edge.errors import DrsnError, MissingDependency
+from drsn_edge.extras import available
 
 MEMORY, SECONDS = 4 << 30, 20
-CONTRACT = SignalContract(sample_rate_hz=1000.0, channels=("a",), window=64).to_json()
-HERE = Here(
-    {"tensorrt": BackendInfo("tensorrt", "10.3.0"), "tensorrt-rtx": BackendInfo("tensorrt-rtx", "1.7.1.116")},
-    DeviceProbe(DeviceInfo("Orin", "sm87", "12.6", 64 << 30, integrated=True)), "linux-aarch64",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Kind:
-    """One kind of file.
-
-    Attributes:
-        suffix: Of its name.
-        examples: Good ones.
-        read: Reads one; what it raises is judged.
-        seal: Makes a changed JSON document fit its own hashes again.
-    """
-
-    suffix: str
-    examples: tuple[bytes, ...]
-    read: Callable[[Path], object]
-    seal: Callable[[Any], Any] | None = None
-
-    @property
-    def json(self) -> bool:
-        return self.suffix == ".json"
-
-
-def arrays(writer: Callable[..., object], *args: Any, **named: Any) -> bytes:
-    stream = io.BytesIO()
-    writer(stream, *args, **named)
-    return stream.getvalue()
-
-
-def wav(width: int) -> bytes:
-    stream = io.BytesIO()
-    with wave.open(stream, "wb") as file:
-        file.setparams((2, width, 8000, 0, "NONE", ""))
-        file.writeframes(bytes(range(240)) * width)
-    return stream.getvalue()
-
-
-def mat(*, packed: bool) -> bytes:
-    """A file of version 5 with one array, by hand."""
-    data = np.arange(40.0).tobytes()
-    body = struct.pack("<IIII", 6, 8, 6, 0) + struct.pack("<IIii", 5, 8, 1, 40)
-    body += struct.pack("<HH4s", 1, 1, b"x") + struct.pack("<II", 9, len(data)) + data
-    element = struct.pack("<II", 14, len(body)) + body
-    if packed:
-        inner = zlib.compress(element)
-        element = struct.pack("<II", 15, len(inner)) + inner
-    return b"MATLAB 5.0".ljust(124) + struct.pack("<H", 0x0100) + b"IM" + element
-
-
-def mat_old() -> bytes:
-    return struct.pack("<5i", 0, 1, 40, 0, 2) + b"x\0" + np.arange(40.0).tobytes()
-
-
-def plan(tag: bytes) -> bytes:
-    header = bytearray(128)
-    header[:4], header[24:28], header[32] = tag, bytes((10, 3, 0, 26)), 0x04
-    return bytes(header)
-
-
-def golden() -> bytes:
-    rng = np.random.default_rng(0)
-    logits = rng.standard_normal((4, 3)).astype(np.float32)
-    windows = rng.standard_normal((4, 1, 64)).astype(np.float32)
-    y, snr = np.zeros(4, np.int64), np.zeros(4, np.float32)
-    return Golden(windows, y, snr, {"pytorch": logits, "onnx-fp32": logits}, {"units.0": logits}).to_bytes()
-
-
-def calibration() -> dict[str, Any]:
-    rows = PrecisionPlan((LayerPlan("conv", "Conv", "int8", "constant weights", "", "x"),))
-    bound = Bindings("a" * 64, "b" * 64, "c" * 64, digest(rows.to_json()), {"onnx": "1"})
-    return Calibration("mse", {"conv": 0.1}, rows, bound, 512, {"mse": 0.1}).to_json()
-
-
-def sealed(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    body = {key: item for key, item in value.items() if key != "seal"}
-    with contextlib.suppress(TypeError, KeyError):
-        body["bindings"]["plan"] = digest(body["plan"])
-    return body | {"seal": digest(body)}
-
-
-MANIFEST = {
-    "format_version": 1, "drsn_edge": "0.1.0", "name": "x", "labels": ["a", "b"], "contract": CONTRACT,
-    "model": {"source": "x", "network": {"model": "drsn-cw"}, "units": ["units.0"], "weights_sha256": "0" * 64},
-    "tolerances": {"gate": {}}, "provenance": {"training": None, "tools": {}},
-    "files": {
-        "model.fp32.onnx": {"sha256": "0" * 64, "size": 3, "role": "graph"},
-        "engines/k/model.fp16.engine": {"sha256": "1" * 64, "size": 3, "role": "engine"},
-        "engines/k/engine.json": {"sha256": "1" * 64, "size": 3, "role": "engine-info"},
-    },
-}  # fmt: skip
-ENGINE = {
-    "format_version": 1, "backend": "tensorrt", "runner": "tensorrt", "version": "10.3.0", "platform": "linux-aarch64",
-    "gpu": "Orin", "sm": "sm87", "driver": "12.6", "targets": ["sm87"], "precision": "fp16",
-    "flags": {"version_compatible": True, "hardware_compatible": True},
-    "verified": {"passed": True, "reason": None, "device": {"gpu": "Orin", "sm": "sm87"}},
-}  # fmt: skip
-SPLIT = {
-    "format_version": 1, "protocol": "time", "fold": 0, "seed": 0, "labels": ["a", "b"], "dropped": [], "notes": [],
-    "parts": {"f" * 64: {"train": [[0, 100]], "test": [[120, 200]]}},
-}  # fmt: skip
-CONFIG = 'labels = ["a", "b"]\n[contract]\n' + "".join(
-    f"{key} = {json.dumps(value)}\n" for key, value in CONTRACT.items() if value is not None
-)
-
-
-def onnx_graph() -> bytes:
-    import onnx
-    from onnx import helper
-
-    weight = onnx.numpy_helper.from_array(np.ones((3, 4), np.float32), "w")
-    bias = onnx.numpy_helper.from_array(np.ones(3, np.float32), "b")
-    nodes = [
-        helper.make_node("Relu", ["window"], ["r"]),
-        helper.make_node("Gemm", ["r", "w", "b"], ["logits"], transB=1),
-    ]
-    ends = [helper.make_tensor_value_info(name, 1, ["batch", size]) for name, size in (("window", 4), ("logits", 3))]
-    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], initializer=[weight, bias])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    data: bytes = model.SerializeToString()
-    return data
-
-
-def read_manifest(path: Path) -> None:
-    folder = path.parent / "fuzz.drsn"
-    folder.mkdir(exist_ok=True)
-    path.replace(folder / "manifest.json")
-    bundle = Bundle.open(folder)
-    for found in (bundle.files, bundle.labels, bundle.units, bundle.engines(), bundle.precisions, bundle.contract):
-        str(found)
-    bundle.check()
-
-
-def read_engine_json(path: Path) -> None:
-    info = read_json(path)
-    check_engine_info(info, where=path)
-    for header in (plan(b"ftrt"), plan(b"vtrt"), b"?"):
-        preflight(read_plan_header(header), info, HERE)
-    unverified(info, HERE)
-    outdated(info, HERE)
-
-
-def read_onnx(path: Path) -> None:
-    from drsn_edge.exporters.canonical import parse
-
-    refuse_external_data(path.read_bytes())
-    parse(path.read_bytes())
-    with OnnxRuntimeRunner(path) as runner:
-        str(runner.inputs)
-
-
-def read_header(path: Path) -> None:
-    preflight(read_plan_header(path), {}, HERE)
-    inspect(path)
-
-
-def kinds() -> dict[str, Kind]:
-    """Every kind of file by its name."""
-    signal = np.random.default_rng(0).standard_normal((2, 50)).astype(np.float32)
-    text = "left,right\n" + "".join(f"{a},{b}\n" for a, b in signal.T.tolist())
-
-    def document(value: Any) -> bytes:
-        return json.dumps(value).encode()
-
-    return {
-        "manifest": Kind(".json", (document(MANIFEST),), read_manifest),
-        "calibration": Kind(
-            ".json", (document(calibration()),), lambda path: Calibration.from_json(read_json(path)), sealed
-        ),
-        "split": Kind(".json", (document(SPLIT),), lambda path: Split.from_json(read_json(path))),
-        "engine.json": Kind(".json", (document(ENGINE),), read_engine_json),
-        "golden": Kind(".npz", (golden(),), lambda path: Golden.from_bytes(path.read_bytes())),
-        "npz": Kind(
-            ".npz", (arrays(np.savez, x=signal[0], fs=8000), arrays(np.savez_compressed, x=signal)), read_signal
-        ),
-        "npy": Kind(".npy", (arrays(np.save, signal), arrays(np.save, signal.astype("i2"))), read_signal),
-        "wav": Kind(".wav", (wav(2), wav(3), wav(4)), read_signal),
-        "csv": Kind(".csv", (text.encode(), text.replace(",", ";").encode()), read_signal),
-        "mat": Kind(".mat", (mat(packed=False), mat(packed=True), mat_old()), read_signal),
-        "onnx": Kind(".onnx", (onnx_graph(),), read_onnx),
-        "engine": Kind(".engine", (plan(b"ftrt"), plan(b"vtrt")), read_header),
-        "config": Kind(".toml", (CONFIG.encode(),), read_config),
-        "gate": Kind(".toml", (b"[gate]\ngated_from_db = -4.0\nchanged_limit = {fp16 = 0.005}\n",), load_gate),
-    }
-
-
-EXTREMES = tuple(
-    struct.pack(f"{order}{form}", value)
-    for order in "<>"
-    for form, values in (("H", (0xFFFF, 0x8000)), ("I", (0xFFFFFFFF, 1 << 31, 1 << 30)), ("Q", (1 << 63, 1 << 62)))
-    for value in values
-)
-VALUES: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2**31, 2**63, 2**70, 1e308, -1e-308, "", "x", "../../x", "/etc/passwd", "\0",
-    "a" * 5000, "sm", "smx", "9.x", "٣", [], [[]], [None], {}, {"": {}}, [[0, 1, 2]], ["sm87", 3], {"sha256": 1},
-)  # fmt: skip
-
-
-def changed(kind: Kind, seed: int) -> bytes:
-    """The input of a seed."""
-    draw = random.Random(seed)  # noqa: S311 - a seeded draw, not a secret
-    data = draw.choice(kind.examples)
-    if kind.json and draw.random() < 0.7:
-        value = json.loads(data)
-        for _ in range(draw.randint(1, 3)):
-            value = _replaced(value, draw)
-        if kind.seal is not None and draw.random() < 0.9:
-            with contextlib.suppress(ValueError, TypeError, RecursionError, OverflowError):
-                value = kind.seal(value)
-        return json.dumps(value).encode("utf-8", "surrogatepass")
-    content = bytearray(data)
-    for _ in range(draw.randint(1, 4)):
-        at, size = draw.randrange(len(content) + 1), draw.randint(1, 16)
-        match draw.randrange(7):
-            case 0 if content:
-                content[at % len(content)] ^= 1 << draw.randrange(8)
-            case 1 if content:
-                content[at % len(content)] = draw.randrange(256)
-            case 2:
-                del content[at : at + size]
-            case 3:
-                content[at:at] = content[at : at + size * 8]
-            case 4:
-                extreme = draw.choice(EXTREMES)
-                content[at : at + len(extreme)] = extreme
-            case 5:
-                content[at:] = draw.choice(kind.examples)[at:]
-            case 6 if draw.random() < 0.3:
-                del content[at:]
-            case _:
-                content[at:at] = draw.randbytes(size)
-    return bytes(content)
-
-
-def _replaced(value: Any, draw: random.Random) -> Any:
-    """The document with another value in one place, or without the place."""
-    if isinstance(value, dict | list) and value and draw.random() < 0.85:
-        keys: list[Any] = list(value) if isinstance(value, dict) else list(range(len(value)))
-        key = draw.choice(keys)
-        copy: Any = dict(value) if isinstance(value, dict) else list(value)
-        if draw.random() < 0.1:
-            del copy[key]
-        elif isinstance(value, dict) and draw.random() < 0.1:
-            copy[str(draw.choice(VALUES))] = copy.pop(key)
-        else:
-            copy[key] = _replaced(value[key], draw)
-        return copy
-    return draw.choice(VALUES)
 
 
 def judge(kind: Kind, data: bytes, folder: Path) -> str | None:
@@ -366,29 +94,53 @@ def fuzz(name: str, inputs: int) -> Iterator[tuple[int, str]]:
         start = place.value + 1
 
 
+def fuzz_atheris(name: str, inputs: int, keep: Path) -> Iterator[tuple[str, str]]:
+    """Failures of a kind that libFuzzer found: the file that was kept and what happened."""
+    keep = keep.absolute() / name
+    keep.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        told = Path(folder) / "told.jsonl"
+        command = [sys.executable, "-m", "benchmarks._fuzz_atheris", name, str(inputs), str(keep), str(told)]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, cwd=folder,
+                              env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})  # fmt: skip
+        for line in told.read_text().splitlines() if told.exists() else ():
+            item = json.loads(line)
+            yield item["file"], item["problem"]
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or [""])[-1]
+            newest = max(keep.glob("*-*"), key=lambda path: path.stat().st_mtime, default=keep)
+            yield str(newest), f"the process ended with {done.returncode}: {last[:200]}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = kinds()
     parser.add_argument("--inputs", type=int, default=104_000, help="over all kinds")
     parser.add_argument("--only", nargs="+", choices=[*known], default=[*known])
     parser.add_argument("--repeat", metavar="KIND:SEED", help="read one input here, and show what it raises")
+    parser.add_argument("--engine", choices=["seeds", "atheris"], default="seeds", help="what changes the examples")
+    parser.add_argument("--keep", type=Path, default=Path("fuzz-failures"), help="atheris: where inputs that fail go")
     parser.add_argument("--json", action="store_true", help="only JSON on stdout")
     args = parser.parse_args()
     if args.repeat:
-        name, _, seed = args.repeat.rpartition(":")
-        data = changed(known[name], int(seed))
+        name, _, seed = args.repeat.partition(":")
+        data = changed(known[name], int(seed)) if seed.isdecimal() else Path(seed).read_bytes()
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"input{known[name].suffix}"
             path.write_bytes(data)
             print(data[:2000], file=sys.stderr)
             known[name].read(path)
         return
+    if args.engine == "atheris" and not available("atheris"):
+        print("error: --engine atheris needs the package atheris: pip install atheris", file=sys.stderr)
+        sys.exit(MissingDependency.exit_code)
     each = -(-args.inputs // len(args.only))
     rows, shown = [], sys.stderr if args.json else sys.stdout
     print(f"{'kind':<14}{'inputs':>10}{'failures':>10}{'s':>8}", file=shown)
     for name in args.only:
         began = time.monotonic()
-        found = [{"seed": seed, "problem": problem} for seed, problem in fuzz(name, each)]
+        failures = fuzz(name, each) if args.engine == "seeds" else fuzz_atheris(name, each, args.keep)
+        found = [{"seed": seed, "problem": problem} for seed, problem in failures]
         row = {"kind": name, "inputs": each, "failures": found, "seconds": round(time.monotonic() - began, 1)}
         rows.append(row)
         print(f"{name:<14}{each:>10}{len(found):>10}{row['seconds']:>8}", file=shown, flush=True)
@@ -396,7 +148,7 @@ def main() -> None:
             print(f"  {name}:{item['seed']}  {item['problem']}", file=shown)
     summary = {"inputs": each * len(rows), "failures": sum(len(row["failures"]) for row in rows)}
     device = {"machine": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version()}
-    print(json.dumps({"device": device, "rows": rows, "summary": summary}, indent=2))
+    print(json.dumps({"device": device, "engine": args.engine, "rows": rows, "summary": summary}, indent=2))
     sys.exit(summary["failures"] > 0)
 
 

@@ -10,7 +10,7 @@ pass over the pool through the bare runner: number for number, and no period hid
                               second; resident memory besides, which also falls when the machine takes pages back
     open_files_growth         likewise, the largest number after the first tenth
     throughput_share          windows a second of the run over those of the bare runner in a loop, the same batch
-    cpu_share                 the same by seconds of CPU, start included: what a machine with other work can still say
+    cpu_share                 the same by seconds of CPU: what a machine with other work can still say
     p99_ms                    from a window's last sample to its decision, waiting for a full batch included
 
 The two are measured in turns: every `--round` seconds the generator holds, and the bare runner has its slot alone. So
@@ -32,7 +32,6 @@ import contextlib
 import json
 import os
 import platform
-import resource
 import signal
 import subprocess
 import sys
@@ -162,7 +161,6 @@ def soak(bundle: Bundle, args: argparse.Namespace, folder: Path) -> dict[str, An
     events, gate = folder / "events.jsonl", threading.Event()
     with Bare(bundle, pool[: args.batch, None]) as bare, contextlib.ExitStack() as stack:
         bare.slot(max(1.0, args.round / 6))
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
         process = subprocess.Popen(
             [
                 sys.executable, "-m", "drsn_edge", "run", str(bundle.path),
@@ -184,8 +182,7 @@ def soak(bundle: Bundle, args: argparse.Namespace, folder: Path) -> dict[str, An
         active = play(process, bare, watch, gate, SENSORS * each, args)
         feed_cpu = time.process_time() - began
         out, _ = process.communicate()
-        done = resource.getrusage(resource.RUSAGE_CHILDREN)  # the bare runner's process has not ended yet
-    cpu_s = done.ru_utime + done.ru_stime - used.ru_utime - used.ru_stime
+    start_cpu_s, cpu_s = watch.cpu_s()
     result = json.loads(out)
     checked = compare(events, orders, logits.argmax(axis=1), bundle.labels, ties)
     gaps = sum(item["counters"]["gaps"] + item["counters"]["nan"] for item in result["sensors"].values())
@@ -202,6 +199,7 @@ def soak(bundle: Bundle, args: argparse.Namespace, folder: Path) -> dict[str, An
         "throughput_share": result["windows"] / active / (bare.windows / bare.seconds),
         "cpu_share": result["windows"] / cpu_s / (bare.windows / bare.cpu_s),
         "cpu_us_per_window": [1e6 * cpu_s / result["windows"], 1e6 * bare.cpu_s / bare.windows],
+        "start_cpu_s": start_cpu_s,
         "feed_cpu_s": feed_cpu,
         "infer_s": result["infer_s"],
         "windows_per_batch": result["windows"] / result["batches"],

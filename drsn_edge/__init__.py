@@ -13,6 +13,7 @@ from drsn_edge._version import __version__
 
 if TYPE_CHECKING:
     from drsn_edge.bundle import Bundle as Bundle
+    from drsn_edge.pipeline.adapt import adapt as adapt
     from drsn_edge.pipeline.bench import BenchOptions as BenchOptions
     from drsn_edge.pipeline.bench import bench as bench
     from drsn_edge.pipeline.build import build as build
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from drsn_edge.pipeline.receive import receive as receive
     from drsn_edge.pipeline.run import StreamOptions as StreamOptions
     from drsn_edge.pipeline.run import run as run
+    from drsn_edge.pipeline.score import score as score
     from drsn_edge.pipeline.study import study as study
     from drsn_edge.pipeline.study_result import summarise_study as summarise_study
     from drsn_edge.pipeline.survey import data as data
@@ -44,6 +46,7 @@ _PUBLIC = {
     "StreamOptions": "drsn_edge.pipeline.run",
     "StudyOptions": "drsn_edge.training.study",
     "SweepOptions": "drsn_edge.pipeline.sweep",
+    "adapt": "drsn_edge.pipeline.adapt",
     "build": "drsn_edge.pipeline.build",
     "data": "drsn_edge.pipeline.survey",
     "demo": "drsn_edge.pipeline.demo",
@@ -53,6 +56,7 @@ _PUBLIC = {
     "push": "drsn_edge.pipeline.push",
     "receive": "drsn_edge.pipeline.receive",
     "run": "drsn_edge.pipeline.run",
+    "score": "drsn_edge.pipeline.score",
     "study": "drsn_edge.pipeline.study",
     "summarise_study": "drsn_edge.pipeline.study_result",
     "train": "drsn_edge.pipeline.train",
@@ -69,6 +73,7 @@ __all__ = [
     "StudyOptions",
     "SweepOptions",
     "__version__",
+    "adapt",
     "bench",
     "build",
     "data",
@@ -79,6 +84,7 @@ __all__ = [
     "push",
     "receive",
     "run",
+    "score",
     "study",
     "summarise_study",
     "train",

@@ -21,6 +21,7 @@ EXTRAS = {
     "soundfile": "data",
     "pyarrow": "data",
     "matplotlib": "report",
+    "distributed": "fleet",
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "rtx",
     "cuda": "cuda13",

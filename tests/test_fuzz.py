@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -18,12 +16,8 @@ pytest.importorskip("onnxruntime", reason="which runs it")
 if sys.platform != "linux":
     pytest.skip("limits the memory of its processes", allow_module_level=True)
 
-_SPEC = importlib.util.spec_from_file_location("fuzz", Path(__file__).parents[1] / "benchmarks" / "fuzz.py")
-assert _SPEC is not None
-assert _SPEC.loader is not None
-fuzz: Any = importlib.util.module_from_spec(_SPEC)
-sys.modules["fuzz"] = fuzz  # dataclasses look their module up
-_SPEC.loader.exec_module(fuzz)
+from benchmarks import fuzz
+
 KINDS = fuzz.kinds()
 
 

@@ -7,26 +7,11 @@ from typing import Annotated
 import typer
 
 from drsn_edge._version import __version__
-from drsn_edge.cli import (
-    bench,
-    build,
-    data,
-    demo,
-    doctor,
-    export,
-    inspect,
-    push,
-    receive,
-    run,
-    study,
-    train,
-    triton,
-    verify,
-)
-from drsn_edge.cli.ui import Command
+from drsn_edge.cli.commands import Group
 
 app = typer.Typer(
     name="drsn-edge",
+    cls=Group,
     help="Deep residual shrinkage networks, from training to a checked TensorRT engine.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -34,9 +19,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
-
-for module in (demo, train, export, build, verify, bench, run, triton, inspect, study, doctor, data, push, receive):
-    app.command(name=module.__name__.rpartition(".")[2], cls=Command, epilog=module.EPILOG)(module.command)
 
 
 def _version(value: bool) -> None:

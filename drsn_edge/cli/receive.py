@@ -25,7 +25,7 @@ def command(
     quiet: common.Quiet = False,
     debug: common.Debug = False,
 ) -> None:
-    """Check a bundle that was copied here and put it into its place in one step; `push` calls this on the device."""
+    """Check a bundle that was copied here and put it into its place in one step; `push` calls this there."""
     with session(json=json, quiet=quiet, debug=debug) as ui:
         from drsn_edge.pipeline.receive import receive
 

@@ -1,4 +1,4 @@
-"""What `run` takes and shows in words."""
+"""What `run` and `score` take and show in words."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from drsn_edge.errors import UsageError
 from drsn_edge.pipeline.run import RunResult
+from drsn_edge.pipeline.score import FILES, SUMMARY, TABLE, ScoreResult
 
 _COUNTERS = ("windows", "unknown", "late", "gaps", "overruns", "clipped", "flat", "nan", "alarms")
 
@@ -73,3 +74,20 @@ def told(record: Mapping[str, Any]) -> str | None:
     when = record.get("time") or (f"{record['t_s']} s" if "t_s" in record else "")
     words = (record["sensor"], record["type"], record.get("kind"), record.get("event"))
     return " ".join(str(word) for word in (when, *words) if word) + (f": {details}" if details else "")
+
+
+def score_table(result: ScoreResult) -> str:
+    """What the recordings say, all together."""
+    if result.planned:
+        return f"would score {result.files - result.resumed} of {result.files} recordings into {result.out}"
+    lines = [
+        f"{result.scored} recordings scored, {result.failed} failed, {result.resumed} of them before",
+        f"{result.seconds / 3600:.2f} hours of signal, {result.windows} windows",
+    ]
+    for label, count in [*result.counts.items(), ("unknown", result.unknown)]:
+        lines.append(f"  {label:<24}{count:>12}{100 * count / max(1, result.decided):>9.2f} %")
+    damaged = ", ".join(f"{getattr(result, name)} {name}" for name in ("clipped", "flat", "nan"))
+    raised = ", ".join(f"{result.alarms.get(kind, 0)} of {kind}" for kind in ("state", "drift", "input"))
+    lines += [f"windows {damaged}", f"alarms {raised}"]
+    lines += [f"failed  {count:>6}  {what}" for what, count in result.failures.items()]
+    return "\n".join([*lines, f"{result.out}: {TABLE}, {SUMMARY}, {FILES}/"])

@@ -32,7 +32,7 @@ def command(
         typer.Option("--config", is_eager=True, callback=common.read_options, help="TOML file of options; flags win."),
     ] = None,
     model: Annotated[str, typer.Option(help="convnet, resnet, senet, drsn-cs or drsn-cw.")] = "drsn-cw",
-    preset: Annotated[str, typer.Option(help="paper (4-16 channels) or edge (multiples of 32).")] = "paper",
+    preset: Annotated[str, typer.Option(help="paper (4-16 channels), edge (multiples of 32) or init.")] = "paper",
     protocol: Annotated[str, typer.Option(help="time, load, bearing, speaker, given or random.")] = "time",
     fold: Annotated[int, typer.Option(min=0, help="Which group tests, for protocols that leave one out.")] = 0,
     where: common.Where = None,

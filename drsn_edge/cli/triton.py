@@ -38,7 +38,7 @@ def command(
     quiet: common.Quiet = False,
     debug: common.Debug = False,
 ) -> None:
-    """Write a model repository for Triton Inference Server: the file unmodified, its configuration, its labels."""
+    """Write a model repository for Triton Inference Server: the file unmodified, configuration, labels."""
     with session(json=json, quiet=quiet, debug=debug) as ui:
         from drsn_edge.exporters.triton_repository import TritonOptions
         from drsn_edge.pipeline.triton import triton

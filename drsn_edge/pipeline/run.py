@@ -167,11 +167,11 @@ def run(
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     options, clock = options or StreamOptions(), clock or Clock()
     specs = parse_sources(sources)
-    smoothing, notes = _normal(opened, smoothing or SmoothingOptions())
+    smoothing, notes = normal_labels(opened, smoothing or SmoothingOptions())
     real_time = any(spec.live for spec in specs) if options.real_time is None else options.real_time
     _check_outputs(events, alarms, state)
     chosen = choose_runner(opened, runner=runner, precision=precision, allow_unverified=allow_unverified)
-    known, more = _telemetry(opened)
+    known, more = telemetry_of(opened)
     notes += [*chosen.notes, *more]
     sinks = [
         LineSink(target, alarms_only=only, waits=not real_time)
@@ -269,8 +269,12 @@ def _sensors(
     return sensors
 
 
-def _normal(bundle: Bundle, smoothing: SmoothingOptions) -> tuple[SmoothingOptions, list[str]]:
-    """Which labels are no alarm."""
+def normal_labels(bundle: Bundle, smoothing: SmoothingOptions) -> tuple[SmoothingOptions, list[str]]:
+    """Options that say which labels are no alarm, guessed where nobody did; and what the user should know.
+
+    Raises:
+        UsageError: A label that the network does not have.
+    """
     for label in smoothing.normal:
         if label not in bundle.labels:
             raise UsageError("the network has no such label", got=label, expected=", ".join(bundle.labels))
@@ -282,8 +286,8 @@ def _normal(bundle: Bundle, smoothing: SmoothingOptions) -> tuple[SmoothingOptio
     return smoothing, ["no label is called normal: every state is an alarm; say which is none with --normal LABEL"]
 
 
-def _telemetry(bundle: Bundle) -> tuple[TelemetryRange | None, list[str]]:
-    """The range of training; none where the bundle or its graph has no telemetry."""
+def telemetry_of(bundle: Bundle) -> tuple[TelemetryRange | None, list[str]]:
+    """The range of training, none where the bundle or its graph has no telemetry; and what the user should know."""
     value = bundle.manifest["model"].get("telemetry")
     if value is not None:
         return TelemetryRange.from_json(value, bundle.units), []

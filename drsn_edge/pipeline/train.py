@@ -106,7 +106,7 @@ def train(
         dataset: Name of a data set, see `load_dataset`.
         out: Run folder; from the first epoch on it is a checkpoint that can be used.
         model: `convnet`, `resnet`, `senet`, `drsn-cs` or `drsn-cw`.
-        preset: `paper` or `edge`, see `NetworkConfig.preset`.
+        preset: `paper` or `edge`, see `NetworkConfig.preset`; `init` takes the network of `init`, whatever its widths.
         protocol: How recordings are split, see `split`.
         fold: Which group tests, for protocols that leave one out.
         where: Only recordings of these groups.
@@ -308,19 +308,24 @@ def new_network(
     from drsn_edge.model.network import Network
 
     contract = data.contract
-    config = NetworkConfig.preset(
-        preset,
-        model=model,
-        classes=len(parts.labels),
-        in_channels=len(contract.channels),
-        dims=1 if contract.image is None else 2,
-    )
+    earlier = None if init is None else load_checkpoint(init)
+    if preset == "init":
+        if earlier is None:
+            raise UsageError("the preset is that of an earlier run", got="--preset init", expected="it with --init RUN")
+        config = earlier.config
+    else:
+        config = NetworkConfig.preset(
+            preset,
+            model=model,
+            classes=len(parts.labels),
+            in_channels=len(contract.channels),
+            dims=1 if contract.image is None else 2,
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = Network(config, contract)
-    if init is None:
+    if earlier is None:
         return network
-    earlier = load_checkpoint(init)
     differences = earlier.contract.differences(dataclasses.replace(contract, hop=earlier.contract.hop))
     if earlier.config != config:
         differences.append(f"network: {earlier.config} and {config}")
@@ -331,7 +336,7 @@ def new_network(
             f"the weights of {init} are of another kind",
             got="; ".join(differences),
             expected="the same network, contract and labels",
-            hint="give its --model, --preset and --window, or leave --init out",
+            hint="give its --model, --preset (or --preset init) and --window, or leave --init out",
         )
     network.load_state_dict(earlier.network.state_dict())
     return network

@@ -133,6 +133,7 @@ class Decider:
         said, before = smoother.vote(label, confidence)
         sensor.counters.decided += 1
         sensor.counters.unknown += said == UNKNOWN
+        sensor.said[said] += 1
         state = smoother.state
         if before is not None:
             event = "raised" if smoother.is_alarm(state) else "cleared" if smoother.is_alarm(before) else "changed"
@@ -145,6 +146,7 @@ class Decider:
 
     def _alarm(self, sensor: Sensor, seq: int, start: int, kind: str, event: str, **details: Any) -> None:
         sensor.counters.alarms += event == "raised"
+        sensor.raised[kind] += event == "raised"
         self._emit(sensor, seq, start, "alarm", kind=kind, event=event, **details)
 
     def _emit(self, sensor: Sensor, seq: int, start: int, type_: str, **details: Any) -> None:

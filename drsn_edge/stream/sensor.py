@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from itertools import repeat
 from typing import Any, TypeAlias
@@ -39,6 +40,7 @@ class Sensor:
         seq: Number of the next window.
         arrived: Steady time when its last samples came.
         records: What happened, for the outputs, since somebody looked.
+        said, raised: Decisions by label, and alarms by kind, since it was opened.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Sensor:
         self.damaged = 0  # windows in a row that could not be inferred
         self.damage_told = False
         self.records: list[dict[str, Any]] = []
+        self.said, self.raised = Counter[str](), Counter[str]()
         self.rate, self._window, self._hop = contract.sample_rate_hz, contract.window, hop
         self.hop_s = hop / self.rate
         self._need = max(contract.window, hop)

@@ -6,6 +6,8 @@ import importlib
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,16 +16,38 @@ import pytest
 import typer
 
 from drsn_edge import __version__
+from drsn_edge import cli as cli_package
 from drsn_edge.cli import app
+from drsn_edge.cli.commands import COMMANDS as LISTED
 from drsn_edge.cli.ui import session
 
 Cli = Callable[..., Any]
 COMMANDS = tuple(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
-WRITING = ("demo", "train", "export", "build", "study")
+WRITING = ("demo", "train", "adapt", "export", "build", "study")
 
 
 def test_the_commands_of_the_design() -> None:
     assert {"demo", "train", "export", "build", "verify", "inspect", "doctor", "data"} <= set(COMMANDS)
+
+
+def test_the_list_of_commands_is_what_their_modules_say() -> None:
+    """`--help` loads none of them."""
+    folder = Path(cli_package.__file__).parent
+    modules = {path.stem for path in folder.glob("*.py") if "\nEPILOG = " in path.read_text()}
+    assert set(LISTED) == modules
+    for name, text in LISTED.items():
+        command = importlib.import_module(f"drsn_edge.cli.{name}").command
+        assert f"{command.__doc__} ".split(". ")[0].rstrip(". ") == text.rstrip("."), name
+
+
+def test_the_list_of_commands_loads_none() -> None:
+    code = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom drsn_edge.cli import app\n"
+        "said = CliRunner().invoke(app, ['--help'])\nassert 'vibration' in said.output, said.output\n"
+        "print([name for name in sys.modules if name in ('rich', 'numpy', 'drsn_edge.cli.demo', 'drsn_edge.cli.ui')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
