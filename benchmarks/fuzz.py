@@ -35,6 +35,8 @@ from benchmarks._fuzz_inputs import changed
 from drsn_edge.errors import DrsnError, MissingDependency
 from drsn_edge.extras import available
 
+__all__ = ["Kind", "changed", "fuzz", "fuzz_atheris", "judge", "kinds"]
+
 MEMORY, SECONDS = 4 << 30, 20
 
 

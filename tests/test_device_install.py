@@ -5,14 +5,21 @@ Takes a minute for each Python and needs a package index, so it is slow and skip
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
+import shlex
 import shutil
 import subprocess
 import sys
+import wave
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+
+from drsn_edge.bundle import Bundle
 
 if TYPE_CHECKING:
     from tests.conftest import Workshop
@@ -33,6 +40,26 @@ for name in names:
 heavy = sorted({"torch", "onnx", "onnx_ir", "scipy", "onnxruntime", "matplotlib"} & set(sys.modules))
 print(json.dumps({"modules": len(names), "heavy": heavy}))
 """
+
+
+def page_commands(title: str) -> list[list[str]]:
+    """What a section of docs/jetson.md tells its reader to type, but for what needs another machine."""
+    section = (ROOT / "docs" / "jetson.md").read_text().split(f"\n## {title}\n")[1].split("\n## ")[0]
+    blocks = re.findall(r"^```console\n(.*?)^```$", section, flags=re.MULTILINE | re.DOTALL)
+    lines = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line[0] not in ("scp", "pip") and line[1] != "push"]
+
+
+def lend(home: Path, *packages: str) -> bool:
+    """Let an environment see packages of this one, as a board lets one see JetPack's; whether they are here."""
+    specs = [importlib.util.find_spec(name) for name in packages]
+    (site,) = home.glob("lib/python*/site-packages")
+    for spec in specs:
+        if spec is None or spec.origin is None:
+            return False
+        folder = Path(spec.origin).parent
+        (site / folder.name).symlink_to(folder)
+    return True
 
 
 def interpreter(version: str) -> str:
@@ -59,10 +86,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("version", PYTHONS)
-def test_from_the_wheel_to_a_verified_bundle(version: str, wheel: Path, workshop: Workshop, tmp_path: Path) -> None:
-    home = tmp_path / "device"
+def environment(version: str, wheel: Path, folder: Path) -> Path:
+    """A fresh one with the wheel and ONNX Runtime."""
+    home = folder / "device"
     subprocess.run([interpreter(version), "-m", "venv", home], check=True, capture_output=True)
     pip: list[str | Path] = [home / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     done = subprocess.run(
@@ -71,6 +97,13 @@ def test_from_the_wheel_to_a_verified_bundle(version: str, wheel: Path, workshop
     if done.returncode and "No matching distribution" in done.stderr:
         pytest.skip("needs a package index")
     assert done.returncode == 0, done.stderr
+    return home
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", PYTHONS)
+def test_from_the_wheel_to_a_verified_bundle(version: str, wheel: Path, workshop: Workshop, tmp_path: Path) -> None:
+    home = environment(version, wheel, tmp_path)
 
     def run(*command: object, code: int = 0) -> str:
         words = [str(word) for word in command]
@@ -99,3 +132,48 @@ def test_from_the_wheel_to_a_verified_bundle(version: str, wheel: Path, workshop
     own = sum(path.stat().st_size for path in home.rglob("drsn_edge/**/*.py"))
     assert own < 3e6
     assert size < 400e6, "NumPy, ONNX Runtime and pip itself are most of it"
+
+
+@pytest.mark.slow
+def test_the_jetson_page_from_a_fresh_environment(wheel: Path, workshop: Workshop, tmp_path: Path) -> None:
+    """From `pip install` to the first verified decision, by the page's own commands."""
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    home = environment(version, wheel, tmp_path)
+    built = lend(home, "tensorrt_rtx", "tensorrt_rtx_bindings", "tensorrt_rtx_libs")
+    bundle = workshop.copy(tmp_path).rename(tmp_path / "cw.drsn")
+    opened = Bundle.open(bundle)
+    opened.update({}, remove=tuple(name for name in opened.files if name.startswith("engines/")))  # as it left the host
+    with wave.open(str(tmp_path / "pump.wav"), "wb") as file:
+        file.setparams((1, 2, 1000, 0, "NONE", ""))
+        file.writeframes((np.sin(2 * np.pi * 9 * np.arange(2000) / 64) / 2 * 32767).astype("<i2").tobytes())
+
+    def follow(title: str, codes: dict[str, int]) -> dict[str, Any]:
+        """Each command with `--json`; what it printed."""
+        said: dict[str, Any] = {}
+        for program, *words in page_commands(title):
+            assert program == "drsn-edge"
+            call = [str(home / "bin" / program), *words, "--json"]
+            done = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path, env={"PATH": ""}, check=False)
+            assert done.returncode == codes.get(words[0], 0), (words, done.stdout, done.stderr)
+            said[words[0]] = json.loads(done.stdout)
+        return said
+
+    # On this machine no engine can run, whichever page one follows: the Jetson's commands say so, each in its way.
+    board = follow("Copy, look, build, verify", {"doctor": 3, "build": 3, "verify": 3})
+    assert list(board) == ["doctor", "build", "verify", "run"]
+    assert board["build"]["hint"]
+    (tmp_path / "decisions.jsonl").unlink()
+    here = follow("The same without a Jetson", {"doctor": 3, "build": 0 if built else 3})
+    assert list(here) == ["doctor", "build", "verify", "run"]
+    hops = {hop["to"]: hop for hop in here["verify"]["hops"]}
+    assert here["verify"]["passed"]
+    assert hops["onnx-fp32"]["status"] == "passed"
+    if built:
+        assert hops["engine-fp16"]["status"] == "not_run"
+        assert hops["engine-fp16"]["reason"]
+        assert [path.name for path in bundle.glob("engines/*/*.engine")] == ["model.fp16.engine"]
+    lines = [json.loads(line) for line in (tmp_path / "decisions.jsonl").read_text().splitlines()]
+    labels = [item["label"] for item in lines if item["type"] == "decision"]
+    assert len(labels) == (2000 - 64) // 32 + 1
+    assert labels.count("middle") > 0.9 * len(labels)
+    assert here["run"]["runner"] == "onnx-fp32"

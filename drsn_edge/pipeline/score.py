@@ -247,7 +247,8 @@ def _gather(jobs: Sequence[Job], labels: Sequence[str], begun: ScoreResult) -> S
                 expected="one that score wrote", hint="remove it, and the same command makes it again",
             ) from None  # fmt: skip
     write_bytes(begun.out / TABLE, text.getvalue().encode())
+    figures_of_all: dict[str, Any] = {name: sums[name] for name in _FIGURES}
     return dataclasses.replace(
         begun, scored=scored, failed=len(jobs) - scored, seconds=round(seconds, 3), counts=dict(counts),
-        alarms=dict(alarms), failures=dict(failures.most_common()), **{name: sums[name] for name in _FIGURES},
+        alarms=dict(alarms), failures=dict(failures.most_common()), **figures_of_all,
     )  # fmt: skip
