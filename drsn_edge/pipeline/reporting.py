@@ -17,6 +17,7 @@ from drsn_edge.parity.result import ParityResult
 from drsn_edge.pipeline.int8_worth import int8_worth
 from drsn_edge.report.data import Example, ReportData, WorstWindow
 from drsn_edge.report.page import render
+from drsn_edge.report.text import plain
 from drsn_edge.runtime.device_state import DeviceState
 
 
@@ -107,12 +108,12 @@ def report_data(bundle: Bundle, result: ParityResult, *, title: str, notes: Sequ
             "shrinkage units": len(bundle.units),
             "classes": ", ".join(bundle.labels),
             "values in FP16": (manifest["model"].get("fp16_ranges") or {}).get("summary", "not looked at"),
-            **{key: _text(value) for key, value in manifest["contract"].items() if value is not None},
+            **{key: plain(value) for key, value in manifest["contract"].items() if value is not None},
         },
         provenance={
             "drsn-edge": manifest["drsn_edge"],
             "weights": manifest["model"]["weights_sha256"],
-            **{f"training {key}": _text(value) for key, value in training.items() if value not in (None, [], {}, "")},
+            **{f"training {key}": plain(value) for key, value in training.items() if value not in (None, [], {}, "")},
             **{f"tool {key}": value for key, value in manifest["provenance"]["tools"].items()},
             **{f"int8 on {key}": item.text for key, item in int8_worth(bundle).items()},
             **{f"note {index + 1}": note for index, note in enumerate(dict.fromkeys(notes))},
@@ -164,14 +165,6 @@ def _latency(bundle: Bundle) -> tuple[list[dict[str, Any]], list[str]]:
 
 def _milli(value: float | None) -> float | None:
     return None if value is None else 1e3 * value
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_text(item)}" for key, item in value.items())
-    if isinstance(value, list):
-        return ", ".join(_text(item) for item in value)
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _worst(bundle: Bundle, count: int = 4) -> tuple[WorstWindow, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files as package_files
@@ -47,7 +48,9 @@ def render(report: ReportData) -> str:
             sections.confusion(result, report.labels),
             sections.example(report.example),
             sections.worst(report.worst),
-            _rows("Precision plan", "What each layer is, and why.", report.plan),
+            _rows(
+                "Precision plan", "What each layer is, and why; layers of the same kind together.", _alike(report.plan)
+            ),
             _latency(report),
             _rows("Engines", "Built for one GPU and one TensorRT version each.", report.engines),
             sections.section("Model", "What the network is.", pairs(report.model)) if report.model else "",
@@ -84,6 +87,36 @@ def _latency(report: ReportData) -> str:
     )
     said = sections.bullets("Which precision", report.precision)
     return sections.section("Speed", introduction, said, rows_table("Latency and throughput", report.latency))
+
+
+def _alike(plan: Sequence[Row]) -> list[Row]:
+    """Rows of a plan that say the same of several layers, as one: a network of twelve units has 37 layers."""
+    groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    rows: dict[tuple[tuple[str, str], ...], Row] = {}
+    for row in plan:
+        said = {name: value for name, value in row.items() if name != "layer"}
+        key = tuple((name, str(value)) for name, value in said.items())
+        groups.setdefault(key, []).append(str(row.get("layer", "")))
+        rows.setdefault(key, said)
+    return [{"layers": ", ".join(_ranges(layers)), **rows[key]} for key, layers in groups.items()]
+
+
+def _ranges(names: Sequence[str]) -> list[str]:
+    """Names that differ by their first number alone, as one: `units.0–3.conv1`."""
+    numbers: dict[tuple[str, str], list[int]] = {}
+    for name in names:
+        before, number, after = re.match(r"(\D*)(0|[1-9]\d*)?(.*)", name, re.DOTALL).groups()  # type: ignore[union-attr]
+        numbers.setdefault((before, after), []).extend([int(number)] if number else [])
+    found: list[str] = []
+    for (before, after), values in numbers.items():
+        runs: list[list[int]] = []
+        for value in sorted(values):
+            if runs and value == runs[-1][-1] + 1:
+                runs[-1].append(value)
+            else:
+                runs.append([value])
+        found += [f"{before}{run[0]}{f'–{run[-1]}' if len(run) > 1 else ''}{after}" for run in runs] or [before + after]
+    return found
 
 
 def _rows(title: str, introduction: str, rows: Sequence[Row]) -> str:

@@ -256,4 +256,5 @@ def worst(items: Sequence[WorstWindow]) -> str:
 
 def gate(result: ParityResult) -> str:
     """The gate in words."""
-    return ", ".join(f"{name.replace('_', ' ')} {plain(value)}" for name, value in result.gate.to_json().items())
+    stated = {name: value for name, value in result.gate.to_json().items() if value not in (None, {})}
+    return ", ".join(f"{name.replace('_', ' ')} {plain(value)}" for name, value in stated.items())

@@ -61,11 +61,17 @@ def plain(value: Any) -> str:
     return str(value)
 
 
-def cell(value: Any, tag: str = "td", attributes: str = "") -> str:
-    """One table cell; numbers and what looks like one are set right."""
+def cell(value: Any, tag: str = "td", attributes: str = "", *, right: bool = True) -> str:
+    """One table cell; numbers and what looks like one are set right, a dash only where its column's cells are."""
     text = plain(value)
-    # Hashes and paths have no spaces to break at.
-    kind = ' class="code"' if len(text) > 24 and " " not in text else ' class="n"' if _numeric(text) else ""
+    kind = ""
+    if len(text) > 24 and " " not in text:
+        kind = "code"  # hashes and paths have no spaces to break at
+    elif len(text) > 40:
+        kind = "words"
+    elif _numeric(text) and (right or text != NONE):
+        kind = "n"
+    kind = kind and f' class="{kind}"'
     return f"<{tag}{kind}{attributes}>{escape(text)}</{tag}>"
 
 
@@ -82,7 +88,9 @@ def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -
         for name, aligned in zip(columns, right, strict=True)
     )
     body = "".join(
-        f"<tr>{cell(row[0], 'th', ' scope=row')}{''.join(cell(item) for item in row[1:])}</tr>" for row in rows
+        f"<tr>{cell(row[0], 'th', ' scope=row')}"
+        f"{''.join(cell(item, right=aligned) for item, aligned in zip(row[1:], right[1:], strict=True))}</tr>"
+        for row in rows
     )
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}"><table>'

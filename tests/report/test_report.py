@@ -294,3 +294,16 @@ def test_values_in_words(value: Any, said: str) -> None:
 @pytest.mark.parametrize(("count", "said"), [(3, "3 B"), (41_280, "41.3 kB"), (4_128_040, "4.13 MB")])
 def test_sizes(count: int, said: str) -> None:
     assert text.size(count) == said
+
+
+def test_layers_of_the_same_kind_share_a_row(source: str) -> None:
+    plan = source[source.index("<h2>Precision plan") : source.index("<h2>Engines")]
+    assert plan.count("convolution on shrunk features") == 1
+    assert plan.count("<tr>") == 3  # the heading and two kinds
+    assert "units.0–2.conv1, units.0–2.conv2" in plan
+
+
+def test_a_dash_stands_where_its_column_stands() -> None:
+    told = text.table("hops", ["hop", "limit", "figure"], [["one", "max abs", 1.0], ["two", None, None]])
+    assert told.count('<td class="n">–</td>') == 1
+    assert told.count("<td>–</td>") == 1
