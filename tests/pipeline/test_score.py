@@ -171,6 +171,7 @@ def test_what_is_refused(workshop: Any, archive: Archive, tmp_path: Path, monkey
     assert (said.exit_code, "--votes is not understood" in said.stderr) == (2, True)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not available("distributed"), reason="the extra fleet is not installed")
 def test_two_workers_of_a_dask_scheduler(workshop: Any, archive: Archive, tmp_path: Path) -> None:
     """The same results, through a scheduler as it is started by hand; and one that is not there."""
