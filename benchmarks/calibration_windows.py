@@ -1,11 +1,11 @@
 """What the number and the kind of calibration windows do to INT8: changed decisions and threshold error.
 
-Protocol: trained networks (`--runs DIR`, run folders with the data that trained them) are calibrated on windows of the
-training part, of each kind in each number and several times with other draws. Weights are rounded to nearest and the
-range method is one for all (`--method`), for time; with `auto` as many windows of the same kind, of the validation
-part, choose it, as in `export`. Each form decides test windows that do not overlap, clean and at -4, -8 and -10 dB, the
-same draws of noise for all, and is held against FP32: share of changed decisions, and mean relative error of all
-thresholds.
+Protocol: trained networks (`--runs DIR`, run folders with the data that trained them) are calibrated on windows of
+the training part, of each kind in each number and several times with other draws. By default weights are rounded to
+nearest and the range method is one for all, for time; `--method auto --rounding learned` is what `export` does, and
+then as many windows of the same kind, of the validation part, choose the method. Each form decides test windows that
+do not overlap, clean and at -4, -8 and -10 dB, the same draws of noise for all, and is held against FP32: share of
+changed decisions, and mean relative error of all thresholds.
 
     stratified   as `export` chooses them: even over class, group and SNR of the training, every eighth clean
     random       any windows at any SNR of the training
@@ -116,20 +116,20 @@ class Judge:
 
 
 def network_rows(
-    path: Path, dataset: str, counts: tuple[int, ...], draws: int, noisy: int, method: str
+    path: Path, dataset: str, kinds: Mapping[str, tuple[int, ...]], draws: int, noisy: int, options: CalibrationOptions
 ) -> list[dict[str, Any]]:
     """Every cell of one network."""
     source, data = opened(path, dataset)
     graph = export_network(source.module, contract=source.contract, labels=source.labels)
-    plan, options = make_plan(graph), CalibrationOptions(rounding="nearest", method=method)
+    plan = make_plan(graph)
     pools = data.windows("train", overlap=True), data.windows("validation", overlap=True)
     snr = trained_snr(source)
     judge = Judge(graph, data.windows("test", overlap=False), noisy)
     # With one method there is nothing to choose, and nobody has to judge.
-    judges = None if method == "auto" else MINIMUM_HELD_OUT
+    judges = None if options.method == "auto" else MINIMUM_HELD_OUT
     rows: list[dict[str, Any]] = []
-    for kind in KINDS:
-        for count in counts if kind == KINDS[0] else counts[::2]:
+    for kind, counts in kinds.items():
+        for count in counts:
             began = time.process_time()
             for draw in range(draws):
                 calibrating, judging = (
@@ -255,25 +255,29 @@ def main() -> None:
     parser.add_argument("--data", default="cwru:../shared/data/cwru")
     parser.add_argument("--networks", type=int, default=1, help="so many of them")
     parser.add_argument("--counts", default=",".join(map(str, COUNTS)))
+    parser.add_argument("--kinds", default=",".join(KINDS), help="all but the first in every second number")
     parser.add_argument("--draws", type=int, default=3, help="of windows, for each point")
     parser.add_argument("--method", default="percentile", help="range method; percentile is 99.99")
+    parser.add_argument("--rounding", default="nearest", help="nearest or learned")
     parser.add_argument("--noisy", type=int, default=4, help="draws of noise per test window and SNR")
     parser.add_argument("--json", action="store_true", help="only JSON on stdout, the table on stderr")
     args = parser.parse_args()
     began = time.process_time()
     counts = tuple(int(count) for count in args.counts.split(","))
+    kinds = {kind: counts if kind == KINDS[0] else counts[::2] for kind in args.kinds.split(",")}
+    options = CalibrationOptions(method=args.method, rounding=args.rounding)
     paths = sorted(path for path in args.runs.iterdir() if (path / "config.json").is_file())[: args.networks]
     if not paths:
         raise SystemExit(f"there is no run in {args.runs}")
     far = {path.name: distances(path, args.data) for path in paths}
-    rows = [row for path in paths for row in network_rows(path, args.data, counts, args.draws, args.noisy, args.method)]
+    rows = [row for path in paths for row in network_rows(path, args.data, kinds, args.draws, args.noisy, options)]
     table = points(rows)
     show(table, far, stream=sys.stderr if args.json else sys.stdout)
     document = {
         "device": {"machine": platform.machine(), "cpus": os.cpu_count(), "tools": tool_versions()},
         "options": {
             "drsn_edge": __version__, "data": args.data, "networks": [path.name for path in paths], "draws": args.draws,
-            "noisy": args.noisy, "rounding": "nearest", "method": args.method,
+            "noisy": args.noisy, "rounding": args.rounding, "method": args.method,
             "slack": SLACK,
         },
         "points": table,
