@@ -13,8 +13,9 @@ changed decisions, and mean relative error of all thresholds.
     lowest SNR   even over class, all at the lowest SNR of the training
     unbalanced   three of four windows of the first class
 
-The minimum: the fewest stratified windows from which on the worst draw changes at most 1.25 times as many decisions, on
-average over the three SNRs, as the most windows do on average.
+The minimum: the fewest windows from which on, whatever their kind, thresholds err at most 1.25 times as much as with
+the most windows of that kind. Changed decisions are counted in tens, and their share moves more from draw to draw than
+with the number of windows.
 
 With it goes the distance of windows without classes from what BatchNorm remembers of training, by kind of data.
 
@@ -223,14 +224,23 @@ def points(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def minimum(table: list[dict[str, Any]]) -> int:
-    """The fewest stratified windows from which on the worst draw is as good as the most windows, but for the slack."""
-    rows = sorted((row for row in table if row["kind"] == "stratified"), key=lambda row: -row["windows"])
-    limit, least = SLACK * rows[0]["changed"], rows[0]["windows"]
-    for row in rows:
-        if row["worst"] > limit:
-            break
-        least = row["windows"]
-    return int(least)
+    """The fewest windows from which on thresholds err little more than with the most of their kind, in every kind."""
+    counts: set[int] = set.intersection(
+        *({row["windows"] for row in table if row["kind"] == kind} for kind in kinds_of(table))
+    )
+    least = max(counts)
+    for count in sorted(counts, reverse=True):
+        for kind in kinds_of(table):
+            rows = {row["windows"]: row["threshold"] for row in table if row["kind"] == kind}
+            if rows[count] > SLACK * rows[max(rows)]:
+                return least
+        least = count
+    return least
+
+
+def kinds_of(table: list[dict[str, Any]]) -> list[str]:
+    """The kinds that were measured."""
+    return list(dict.fromkeys(row["kind"] for row in table))
 
 
 def show(table: list[dict[str, Any]], far: Mapping[str, Mapping[str, float]], *, stream: Any) -> None:

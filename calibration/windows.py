@@ -13,7 +13,8 @@ from drsn_edge.parity.intervals import wilson
 from drsn_edge.signals.noise import Noise, add_noise, noise_rng
 from drsn_edge.signals.windows import Windows
 
-# Fewer leave the range of the largest activations to chance; fewer to judge by, the choice of the method.
+# With a quarter of them thresholds err half as much again when the windows are of one SNR or mostly of one class
+# (docs/results.md); fewer to judge by leave the choice of the method to chance.
 MINIMUM, MINIMUM_HELD_OUT = 64, 16
 # Of every ten clusters, those that calibrate and those that judge when one pool must serve for both.
 _CALIBRATE, _JUDGE = (0, 1, 2, 3, 4, 5), (7, 8)

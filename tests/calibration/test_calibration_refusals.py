@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from drsn_edge.calibration.calibrate import CalibrationOptions
 from drsn_edge.calibration.collect import observe, tap
 from drsn_edge.calibration.observers import RangeObserver
 from drsn_edge.calibration.plan import PrecisionPlan, make_plan
+from drsn_edge.calibration.windows import MINIMUM
 
 Fitted = Callable[..., Any]
 Tones = Callable[..., Windows]
@@ -45,6 +48,19 @@ def test_too_few_windows_are_refused(tones: Tones, run: Run, clean: Run) -> None
     with pytest.raises(InputError, match="the held-out data is too small") as caught:
         run(held_out=clean(tones(15)))
     assert (caught.value.got, caught.value.expected) == ("15 windows", "at least 16")
+
+
+def test_the_minimum_is_the_measured_one() -> None:
+    """From it on thresholds err at most a quarter more than with the most windows of their kind, in every kind."""
+    path = Path(__file__).parents[2] / "docs" / "results" / "calibration-windows.json"
+    value = json.loads(path.read_text())
+    errors = {(row["kind"], row["windows"]): row["threshold"] for row in value["points"]}
+    kinds = {kind for kind, _ in errors}
+    assert {"stratified", "clean", "lowest SNR", "unbalanced", "random"} == kinds
+    limit = {kind: 1.25 * errors[kind, max(count for name, count in errors if name == kind)] for kind in kinds}
+    assert value["summary"]["minimum"] == MINIMUM
+    assert all(error <= limit[kind] for (kind, count), error in errors.items() if count >= MINIMUM)
+    assert any(error > limit[kind] for (kind, count), error in errors.items() if count < MINIMUM)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
