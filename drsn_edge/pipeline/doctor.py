@@ -34,6 +34,7 @@ _PURPOSES = {
     "soundfile": "reading .wav of unusual kinds",
     "pyarrow": "reading .parquet",
     "matplotlib": "the report",
+    "distributed": "scoring archives on several machines",
     "cuda": "running engines",
 }
 
