@@ -179,6 +179,7 @@ def test_a_worker_that_is_killed_costs_nothing(out: Path, dataset: str) -> None:
     assert not (out / "work").exists()
 
 
+@pytest.mark.slow
 def test_a_study_that_is_killed_goes_on(finished: Path, dataset: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = dataclasses.replace(OPTIONS, models=("resnet",))
