@@ -182,6 +182,7 @@ def own_recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_own_recordings(own_recordings: Path) -> None:
     """The very commands of the README, from table to verified bundle."""
     pytest.importorskip("onnxscript", reason="exporting needs the extra host")

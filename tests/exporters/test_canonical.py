@@ -65,6 +65,7 @@ def test_equals_pytorch(exported: Fixture, windows: Fixture, run_onnx: Fixture, 
     assert tuple(unit.name for unit in graph.units) == (network.config.unit_names if network.config.shrinks else ())
 
 
+@pytest.mark.slow
 def test_equals_pytorch_on_a_thousand_windows(exported: Fixture, windows: Fixture, run_onnx: Fixture) -> None:
     network, contract, graph = exported(**PAPER)
     assert_equal(network, graph.to_bytes(), windows(contract, 1000), run_onnx)
@@ -215,6 +216,7 @@ for data in (graph.to_bytes(), half, with_probes(graph.to_bytes()), with_telemet
 """
 
 
+@pytest.mark.slow
 def test_another_process_gives_the_same_bytes(exported: Fixture, tmp_path: Path) -> None:
     """With another seed of Python's hashes, which decides the order of sets."""
     network, contract, graph = exported("drsn-cs")

@@ -115,7 +115,12 @@ def check(result: ExportResult, network: torch.nn.Module, tones: str, *, units: 
 
 # The units of `post_activation` are exported from its ONNX file below.
 @pytest.mark.parametrize(
-    "name", [pytest.param("post_activation", marks=pytest.mark.slow), "two_relus", "channel_shared"]
+    "name",
+    [
+        pytest.param("post_activation", marks=pytest.mark.slow),
+        "two_relus",
+        pytest.param("channel_shared", marks=pytest.mark.slow),
+    ],
 )
 def test_a_class_of_somebody_else(
     name: str, trained: Callable[[str], torch.nn.Module], tones: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

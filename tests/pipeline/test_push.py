@@ -97,6 +97,7 @@ def hidden(folder: Path) -> list[str]:
     return sorted(item.name for item in folder.iterdir() if item.name.startswith("."))
 
 
+@pytest.mark.slow
 def test_a_bundle_arrives_and_is_verified_there(workshop: Any, tmp_path: Path, device: Device) -> None:
     """Paths with spaces, quotes and a dollar; then another bundle of the same name."""
     here = workshop.copy(tmp_path).rename(tmp_path / "a pump's.drsn")

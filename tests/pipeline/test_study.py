@@ -236,6 +236,7 @@ def test_another_configuration_is_refused_and_named(out: Path, dataset: str, tmp
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["mine.txt"]
 
 
+@pytest.mark.slow
 def test_the_grid_may_grow(out: Path, dataset: str) -> None:
     before = cells(out)
     smaller = dataclasses.replace(OPTIONS, models=("drsn-cw",), seeds=(0,), noises=("pink",))
