@@ -125,6 +125,12 @@ def read_options(context: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", is_eager=True, callback=read_options, help="TOML file of options; flags win."),
+]
+
+
 def network_file(path: Path | None) -> Path | None:
     """The file of `--config` where it describes a network; None where it holds options alone."""
     return path if path is not None and (path.suffix == ".json" or set(_read(path)) & set(NETWORK_KEYS)) else None

@@ -1,38 +1,14 @@
-"""What `run` and `score` take and show in words."""
+"""What `run` and `score` show in words."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from drsn_edge.errors import UsageError
 from drsn_edge.pipeline.run import RunResult
 from drsn_edge.pipeline.score import FILES, SUMMARY, TABLE, ScoreResult
 
 _COUNTERS = ("windows", "unknown", "late", "gaps", "overruns", "clipped", "flat", "nan", "alarms")
-
-
-def votes_of(text: str) -> tuple[int, int]:
-    """`3/5` as numbers.
-
-    Raises:
-        UsageError: Not understood.
-    """
-    needed, sign, of = text.partition("/")
-    if not (sign and needed.isdecimal() and of.isdecimal()):
-        raise UsageError("--votes is not understood", got=text, expected="K/N, for example 3/5")
-    return int(needed), int(of)
-
-
-def hop_of(hop: int | None, overlap: float | None, window: int) -> int | None:
-    """The hop of either option.
-
-    Raises:
-        UsageError: Both are given.
-    """
-    if hop is not None and overlap is not None:
-        raise UsageError("--hop and --overlap say the same", got="both", expected="one of them")
-    return hop if overlap is None else max(1, round(window * (1 - overlap)))
 
 
 def run_table(result: RunResult) -> str:

@@ -26,10 +26,7 @@ def command(
         typer.Argument(help="synthetic, cwru:DIR, spoken-digits:DIR, images:FILE.npz, or table:FILE.csv for your own."),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder; the same command goes on there.")] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", is_eager=True, callback=common.read_options, help="TOML file of options; flags win."),
-    ] = None,
+    config: common.Config = None,
     models: Annotated[str, typer.Option(help="Of convnet, resnet, senet, drsn-cs, drsn-cw.")] = "resnet,drsn-cw",
     preset: Annotated[str, typer.Option(help="paper (4-16 channels) or edge (multiples of 32).")] = "paper",
     protocol: Annotated[str, typer.Option(help="time, load, bearing, speaker, given or random.")] = "time",

@@ -27,10 +27,7 @@ def command(
         typer.Argument(help="synthetic, cwru:DIR, spoken-digits:DIR, images:FILE.npz, or table:FILE.csv for your own."),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", is_eager=True, callback=common.read_options, help="TOML file of options; flags win."),
-    ] = None,
+    config: common.Config = None,
     model: Annotated[str, typer.Option(help="convnet, resnet, senet, drsn-cs or drsn-cw.")] = "drsn-cw",
     preset: Annotated[str, typer.Option(help="paper (4-16 channels), edge (multiples of 32) or init.")] = "paper",
     protocol: Annotated[str, typer.Option(help="time, load, bearing, speaker, given or random.")] = "time",

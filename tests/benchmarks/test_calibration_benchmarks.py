@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +12,13 @@ import pytest
 
 pytest.importorskip("torch", reason="the benchmarks export networks")
 pytest.importorskip("onnxruntime", reason="the benchmarks run graphs")
-ROOT = Path(__file__).parents[2]
-
-
-def run(name: str, *arguments: str) -> tuple[Any, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{name}", *arguments],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout), done.stderr
+Benchmark = Callable[..., tuple[Any, str]]
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
-def test_what_calibrating_costs_in_miniature() -> None:
-    value, said = run("calibration_cost", "--windows", "25,75", "--json")
+def test_what_calibrating_costs_in_miniature(benchmark: Benchmark) -> None:
+    value, said = benchmark("calibration_cost", "--windows", "25,75", "--json")
     rows = {(row["row"], row["windows"]): row for row in value["rows"]}
     assert len(rows) == 10
     assert all(row["seconds"] > 0 and row["peak_mb"] > 0 for row in rows.values())
@@ -48,8 +32,8 @@ def test_what_calibrating_costs_in_miniature() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is limited by the kernel")
-def test_a_cell_that_does_not_fit_says_so() -> None:
-    value, said = run("calibration_cost", "--windows", "25,2000", "--memory-gb", "0.7", "--json")
+def test_a_cell_that_does_not_fit_says_so(benchmark: Benchmark) -> None:
+    value, said = benchmark("calibration_cost", "--windows", "25,2000", "--memory-gb", "0.7", "--json")
     rows = {(row["row"], row["windows"]): row for row in value["rows"]}
     assert rows["ONNX Runtime entropy, all operators", 2000]["seconds"] is None
     assert rows["ONNX Runtime entropy, all operators", 2000]["reason"]
@@ -59,7 +43,7 @@ def test_a_cell_that_does_not_fit_says_so() -> None:
 
 
 @pytest.mark.slow
-def test_every_row_of_the_quality_of_int8_in_miniature(workshop: Any, tmp_path: Path) -> None:
+def test_every_row_of_the_quality_of_int8_in_miniature(workshop: Any, tmp_path: Path, benchmark: Benchmark) -> None:
     """ModelOpt's environment is one that cannot import it: the document says so instead of the row."""
     from drsn_edge.pipeline.train import train
 
@@ -75,7 +59,7 @@ def test_every_row_of_the_quality_of_int8_in_miniature(workshop: Any, tmp_path: 
     folders = [f"--{name.replace('control', 'control-runs').replace('qat', 'qat-runs')}" for name in names]
     arguments = [part for flag, name in zip(folders, names, strict=True) for part in (flag, str(tmp_path / name))]
     arguments += ["--modelopt", str(tmp_path / "modelopt"), "--data", workshop.data, "--windows", "96"]
-    value, _ = run("int8_quality", *arguments, "--draws", "2", "--json")
+    value, _ = benchmark("int8_quality", *arguments, "--draws", "2", "--json")
     rows = {row["row"]: row for row in value["rows"]}
     assert {"FP32", "drsn-edge learned", "ORT default, minmax", "QAT", "fine-tuned FP32"} <= {*rows}
     assert rows["FP32"]["int8"].startswith("0/")

@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="the benchmarks train networks")
-ROOT = Path(__file__).parents[2]
+Benchmark = Callable[..., tuple[Any, str]]
 
 
-def run(name: str, *arguments: str, code: int = 0) -> tuple[Any, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{name}", *arguments],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == code, done.stderr
-    return (json.loads(done.stdout) if done.stdout else None), done.stderr
-
-
-def test_the_schedule_of_the_paper_in_miniature() -> None:
+def test_the_schedule_of_the_paper_in_miniature(benchmark: Benchmark) -> None:
     small = ["--epochs", "2", "--windows", "160", "--validation", "16", "--length", "64"]
-    value, said = run("training_gpu", "--device", "cpu", "--no-compile", "--json", *small)
+    value, said = benchmark("training_gpu", "--device", "cpu", "--no-compile", "--json", *small)
     assert [row["epoch"] for row in value["rows"]] == [1, 2]
     summary = value["summary"]
     assert summary["seconds"] >= sum(row["seconds"] for row in value["rows"]) > 0
@@ -40,15 +22,15 @@ def test_the_schedule_of_the_paper_in_miniature() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_without_a_gpu_nothing_is_claimed() -> None:
-    value, said = run("training_gpu", "--json", code=3)
+def test_without_a_gpu_nothing_is_claimed(benchmark: Benchmark) -> None:
+    value, said = benchmark("training_gpu", "--json", code=3)
     assert value is None
     assert "PyTorch finds no GPU" in said
 
 
 @pytest.mark.slow
-def test_the_loops_in_miniature() -> None:
-    value, said = run("training", "--turns", "2", "--windows", "256", "--length", "64", "--json")
+def test_the_loops_in_miniature(benchmark: Benchmark) -> None:
+    value, said = benchmark("training", "--turns", "2", "--windows", "256", "--length", "64", "--json")
     rows = {row["loop"]: row for row in value["rows"]}
     assert set(rows) == {"plain", "plain, workers", "plain, one thread", "drsn-edge, one", "drsn-edge"}
     assert all(len(row["windows_per_s"]) == 2 and min(row["windows_per_s"]) > 0 for row in rows.values())
@@ -58,5 +40,5 @@ def test_the_loops_in_miniature() -> None:
     assert len(summary["memory_mb"]) == 2
     assert abs(summary["memory_growth_mb"]) < 20
     assert "times plain" in said
-    value, said = run("training", "--windows", "12", code=2)
+    value, said = benchmark("training", "--windows", "12", code=2)
     assert "--windows is at least 128" in said
