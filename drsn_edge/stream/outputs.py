@@ -50,11 +50,12 @@ class Outputs:
         """
         more = "" if telemetry is None else f',"threshold":[{telemetry[0]}],"zero_share":[{telemetry[1]}]'
         if self._lines:
+            shown = "null" if time is None else f'"{time}"'  # ISO 8601: nothing to escape, and never twice the same
             self._sensors.append(sensor)
             self._numbers.append(seq)
             self._texts.append(
                 f'{{"type":"decision","sensor":{_quoted(sensor)},"seq":{seq},"start":{start},"t_s":{t_s!r},'
-                f'"time":{_quoted(time)},"label":{_quoted(label)},"confidence":{confidence},"state":{_quoted(state)},'
+                f'"time":{shown},"label":{_quoted(label)},"confidence":{confidence},"state":{_quoted(state)},'
                 f'"reason":null{more}}}\n'
             )
         if self._mapped:
