@@ -50,7 +50,7 @@ class Outputs:
         """
         more = "" if telemetry is None else f',"threshold":[{telemetry[0]}],"zero_share":[{telemetry[1]}]'
         if self._lines:
-            shown = "null" if time is None else f'"{time}"'  # ISO 8601: nothing to escape, and never twice the same
+            shown = "null" if time is None else json.dumps(time)  # never twice the same: nothing to remember
             self._sensors.append(sensor)
             self._numbers.append(seq)
             self._texts.append(
