@@ -19,6 +19,7 @@ COLUMNS = (
     "type", "sensor", "seq", "start", "t_s", "time", "kind", "event", "label", "before", "confidence", "state",
     "reason",
 )  # fmt: skip
+_HEADER = ",".join(COLUMNS).encode() + b"\n"
 # Within one window number, in this order: after a kill it is known which were written.
 ORDER = {"drift": 0, "input": 1, "state": 2, "decision": 3}
 _LIMIT = 1 << 20  # bytes that may wait for a consumer
@@ -77,7 +78,7 @@ class LineSink:
             return {}
         path = Path(self.target)
         regular = not path.exists() or path.is_file()
-        if regular and path.exists() and path.stat().st_size and resume_at is None and not force:
+        if regular and path.exists() and resume_at is None and not force and not self._unused(path):
             raise UsageError(
                 "the output exists already", got=path, expected="a new name",
                 hint="add --force to replace it, or --state FILE to go on with it after a stop",
@@ -96,9 +97,14 @@ class LineSink:
             self._header()
         return found
 
+    def _unused(self, path: Path) -> bool:
+        """Whether it holds no line; killed before the first state file was there, a CSV has its header already."""
+        with path.open("rb") as handle:
+            return handle.read(len(_HEADER) + 1) in (b"", _HEADER if self.csv else b"")
+
     def _header(self) -> None:
         if self.csv:
-            self._pending += ",".join(COLUMNS).encode() + b"\n"
+            self._pending += _HEADER
 
     def _beyond(self, path: Path, resume_at: int) -> dict[str, dict[str, Any]]:
         """Lines that the state file does not know; half a line at the end is cut off."""

@@ -315,7 +315,18 @@ def test_a_slow_command_is_not_waited_for() -> None:
     assert command.failed == 0
 
 
-RUN = (sys.executable, "-m", "drsn_edge", "run")
+# Kills itself from within: a process that watches from outside may not be given the CPU before all is over.
+KILLED = """
+import os, runpy, signal, sys, threading, time
+path, size = sys.argv[1], int(sys.argv[2])
+def watch():
+    while not os.path.exists(path) or os.stat(path).st_size <= size:
+        time.sleep(0.001)
+    os.kill(os.getpid(), signal.SIGKILL)
+threading.Thread(target=watch, daemon=True).start()
+sys.argv[1:] = sys.argv[3:]
+runpy.run_module("drsn_edge", run_name="__main__", alter_sys=True)
+"""
 
 
 @pytest.mark.parametrize("output", ["all.jsonl", "all.csv"])
@@ -333,25 +344,21 @@ def test_kill_and_restart_gives_every_window_once(
         os.utime(file, (1, 1))
     sources = [f"a={tmp_path / 'a.npy'}", f"f={folder}"]
     command = [
-        *RUN, str(watched), *sources, "--once", "--batch", "8", "--state", str(tmp_path / "s.json"),
+        "run", str(watched), *sources, "--once", "--batch", "8", "--state", str(tmp_path / "s.json"),
         "--state-every", "0.02", "--events", str(tmp_path / output), "--json",
     ]  # fmt: skip
-    kills = 0
-    for attempt in range(60):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        size = (tmp_path / output).stat().st_size if (tmp_path / output).exists() else 0
-        while attempt < 3 and process.poll() is None:
-            now = (tmp_path / output).stat().st_size if (tmp_path / output).exists() else 0
-            if now > size + 60_000 * (attempt + 1) / 2:
-                process.send_signal(signal.SIGKILL)
-                kills += 1
-                break
-            time.sleep(0.002)
-        out, _ = process.communicate(timeout=120)
-        if process.returncode == 0:
+    size, kills = 0, 0
+    for growth in (30_000, 60_000, 90_000, 1 << 40):
+        done = subprocess.run(
+            [sys.executable, "-c", KILLED, str(tmp_path / output), str(size + growth), *command],
+            stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120, check=False,
+        )  # fmt: skip
+        if done.returncode == 0:
             break
-        assert process.returncode == -signal.SIGKILL
-    result = json.loads(out)
+        assert done.returncode == -signal.SIGKILL
+        kills += 1
+        size = (tmp_path / output).stat().st_size
+    result = json.loads(done.stdout)
     assert kills >= 1
     drsn_edge.run(watched, sources, events=str(tmp_path / f"whole-{output}"), options=StreamOptions(once=True, batch=8))
     kept = _reported(tmp_path / output)
@@ -361,6 +368,24 @@ def test_kill_and_restart_gives_every_window_once(
     assert counters["windows"] == counters["decided"] == (60_000 - 64) // 32 + 1
     assert counters["restarts"] == kills
     assert (counters["gaps"], counters["lost_samples"]) == (0, 0)
+
+
+def test_killed_before_the_first_state_file_a_csv_has_only_its_header(
+    watched: Path, make_tone: Tone, tmp_path: Path, lines: Lines
+) -> None:
+    """Nothing would be lost: it starts anew, instead of refusing to until somebody comes. A line is never replaced."""
+    np.save(tmp_path / "a.npy", make_tone("low", 500))
+    source = f"s={tmp_path / 'a.npy'}"
+    first, again = tmp_path / "first.csv", tmp_path / "again.csv"
+    drsn_edge.run(watched, [source], events=str(first))
+    again.write_bytes(first.read_bytes().splitlines(keepends=True)[0])
+    drsn_edge.run(watched, [source], events=str(again), state=tmp_path / "s.json")
+    assert again.read_bytes() == first.read_bytes()
+    for kept in (b"type\n", first.read_bytes(), first.read_bytes()[:-1]):
+        again.write_bytes(kept)
+        with pytest.raises(UsageError, match="exists already"):
+            drsn_edge.run(watched, [source], events=str(again))
+        assert again.read_bytes() == kept
 
 
 def _reported(path: Path) -> dict[str, list[tuple[Any, ...]]]:
@@ -467,7 +492,10 @@ def test_a_stop_ends_well(watched: Path, make_tone: Tone, tmp_path: Path) -> Non
     """SIGTERM, as systemd sends it: exit 0, counters, everything that was cut is decided and written."""
     np.save(tmp_path / "a.npy", make_tone("low", 100_000))
     process = subprocess.Popen(
-        [*RUN, str(watched), str(tmp_path / "a.npy"), "--realtime", "--events", str(tmp_path / "x.jsonl"), "--json"],
+        [
+            sys.executable, "-m", "drsn_edge", "run", str(watched), str(tmp_path / "a.npy"), "--realtime",
+            "--events", str(tmp_path / "x.jsonl"), "--json",
+        ],
         stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     while not (tmp_path / "x.jsonl").exists() or (tmp_path / "x.jsonl").stat().st_size < 2000:
