@@ -62,6 +62,7 @@ class Decider:
         drifts = self._drifts(rows, found, telemetry)
         said = self._said(outputs, telemetry)
         for row, ((sensor, seq, start, _), good) in enumerate(zip(rows, found.good.tolist(), strict=True)):
+            sensor.pass_gaps(seq)
             if not good:
                 sensor.counters.flat += bool(found.flat[row])
                 sensor.counters.nan += bool(found.nan[row])
@@ -94,14 +95,15 @@ class Decider:
         place = np.cumsum(found.good) - 1  # of a window among those that the network has seen
         fine = found.good.copy()
         fine[fine] = np.isfinite(telemetry).all(axis=(1, 2))
-        of: dict[str, list[int]] = {}
+        of: dict[tuple[str, int], list[int]] = {}  # by sensor, and by how many gaps come before
         for row in np.flatnonzero(fine).tolist():
-            of.setdefault(rows[row][0].name, []).append(row)
+            sensor, seq, *_ = rows[row]
+            of.setdefault((sensor.name, sensor.passed + sum(at <= seq for at in sensor.anew)), []).append(row)
         told: dict[int, dict[str, Any]] = {}
-        for mine in of.values():
+        for (_, gaps), mine in of.items():
             drift = rows[mine[0]][0].drift
             if drift is not None:
-                told |= {mine[at]: item for at, item in drift.add(telemetry[place[mine]]).items()}
+                told |= {mine[at]: item for at, item in drift.add(telemetry[place[mine]], gaps).items()}
         return told
 
     def _waited(self, rows: Sequence[Row], now: float) -> None:

@@ -96,15 +96,23 @@ class DriftWatch:
         self._spread = np.maximum(self._high - self._low, 1e-9)
         self._windows, self._inside = windows, 0
         self._held = np.zeros((0, len(FIGURES), len(known.units)))  # those that means of further windows need
+        self._gaps = 0
         self.outside = False
 
-    def add(self, telemetry: NDArray[np.float64]) -> dict[int, dict[str, Any]]:
+    def add(self, telemetry: NDArray[np.float64], gaps: int = 0) -> dict[int, dict[str, Any]]:
         """Take the telemetry `[n, figures, units]` of windows in, in their order.
+
+        Args:
+            telemetry: Of windows without a gap between them.
+            gaps: That came before them. Behind a gap the mean begins again; whether it was outside stays until it is
+                known anew.
 
         Returns:
             For each of them at which the mean has just left the range or come back: which unit, which figure, value
             and range (of the one that is farthest out).
         """
+        if gaps != self._gaps:
+            self._gaps, self._held, self._inside = gaps, self._held[:0], 0
         held = np.concatenate([self._held, telemetry])
         self._held = held[max(0, len(held) - self._windows + 1) :]
         if len(held) < self._windows:
@@ -131,7 +139,3 @@ class DriftWatch:
             "value": round(float(mean[figure, unit]), 6),
             "range": [round(float(self._low[figure, unit]), 6), round(float(self._high[figure, unit]), 6)],
         }
-
-    def forget(self) -> None:
-        """A gap: the mean begins again. Whether it was outside stays until it is known anew."""
-        self._held, self._inside = self._held[:0], 0

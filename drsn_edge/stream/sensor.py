@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from itertools import repeat
 from typing import Any, TypeAlias
@@ -41,6 +41,8 @@ class Sensor:
         arrived: Steady time when its last samples came.
         records: What happened, for the outputs, since somebody looked.
         said, raised: Decisions by label, and alarms by kind, since it was opened.
+        anew: Numbers of windows that come after a gap and are not decided yet: no memory reaches across.
+        passed: Gaps before them, since it was opened.
     """
 
     def __init__(
@@ -63,6 +65,8 @@ class Sensor:
         self.damage_told = False
         self.records: list[dict[str, Any]] = []
         self.said, self.raised = Counter[str](), Counter[str]()
+        self.anew: deque[int] = deque()
+        self.passed = 0
         self.rate, self._window, self._hop = contract.sample_rate_hz, contract.window, hop
         self.hop_s = hop / self.rate
         self._need = max(contract.window, hop)
@@ -139,9 +143,7 @@ class Sensor:
         """Samples are missing here: no window reaches across."""
         if jump:
             self.ring.jump(self.ring.end + lost)
-        self.smoother.forget()
-        if self.drift is not None:
-            self.drift.forget()
+        self.anew.append(self.seq)  # windows before it may still wait for their batch: what they say is forgotten after
         if reason == "new file":
             return  # recordings end: nothing is lost by that
         self.counters.gaps += 1
@@ -174,8 +176,16 @@ class Sensor:
         self.source.events.clear()
         self.counters.bytes_cut = self.source.bytes_cut
 
+    def pass_gaps(self, seq: int) -> None:
+        """Window `seq` is to be decided next: what was said before a gap no longer votes."""
+        while self.anew and self.anew[0] <= seq:
+            self.anew.popleft()
+            self.passed += 1
+            self.smoother.forget()
+
     def to_json(self, wall_offset: float) -> dict[str, Any]:
-        """For the state file; only while `settled`."""
+        """For the state file; only while `settled`, with every window that was cut decided."""
+        self.pass_gaps(self.seq)
         steady = self.timeline.steady(self.ring.position) if self._clocked else None
         return {
             "source": self.source.spec.text,
