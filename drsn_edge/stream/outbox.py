@@ -99,8 +99,11 @@ class LineSink:
 
     def _unused(self, path: Path) -> bool:
         """Whether it holds no line; killed before the first state file was there, a CSV has its header already."""
-        with path.open("rb") as handle:
-            return handle.read(len(_HEADER) + 1) in (b"", _HEADER if self.csv else b"")
+        try:
+            with path.open("rb") as handle:
+                return handle.read(len(_HEADER) + 1) in (b"", _HEADER if self.csv else b"")
+        except OSError:  # may not be read: whatever it is, it is somebody's
+            return False
 
     def _header(self) -> None:
         if self.csv:

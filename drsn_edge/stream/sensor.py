@@ -143,7 +143,8 @@ class Sensor:
         """Samples are missing here: no window reaches across."""
         if jump:
             self.ring.jump(self.ring.end + lost)
-        self.anew.append(self.seq)  # windows before it may still wait for their batch: what they say is forgotten after
+        if not self.anew or self.anew[-1] != self.seq:
+            self.anew.append(self.seq)  # those before it may still wait for their batch: they are forgotten after it
         if reason == "new file":
             return  # recordings end: nothing is lost by that
         self.counters.gaps += 1
