@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from drsn_edge.bundle import Bundle
 from drsn_edge.errors import UsageError
 from drsn_edge.pipeline.run_runner import choose_runner
+from drsn_edge.runtime.cpus import usable_cpus
+from drsn_edge.runtime.runner import Runner
 from drsn_edge.stream.command import CommandSink
 from drsn_edge.stream.drift import TelemetryRange
 from drsn_edge.stream.loop import Stream
@@ -214,7 +216,7 @@ def run(
         stream = Stream(
             sensors, infer, contract=opened.contract, labels=opened.labels,
             temperature=float(opened.manifest["model"].get("temperature") or 1.0), max_batch=batch, sinks=sinks,
-            commands=commands, state=kept, clock=clock, real_time=real_time, on_record=on_record,
+            commands=commands, state=kept, clock=clock, real_time=real_time, ahead=_ahead(active), on_record=on_record,
         )  # fmt: skip
         began = time.monotonic()
         stream.run(stop, idle_exit_s=options.idle_exit_s)
@@ -227,6 +229,11 @@ def run(
         commands=tuple(item.to_json() for item in commands), clock_jumps=stream.clock_jumps,
         state_errors=0 if kept is None else kept.errors, notes=tuple(notes),
     )  # fmt: skip
+
+
+def _ahead(runner: Runner) -> bool:
+    """Whether a thread of its own helps: not where the runner minds other threads, or one CPU does it all."""
+    return runner.concurrent and usable_cpus() > 1
 
 
 def _shown(sensor: Sensor) -> dict[str, Any]:

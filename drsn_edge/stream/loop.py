@@ -1,4 +1,4 @@
-"""All sensors of a process in one thread: poll, cut, infer, decide, write."""
+"""All sensors of a process in one thread: poll, cut, decide, write. Without haste the network has another one."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from drsn_edge.signals.contract import SignalContract
 from drsn_edge.stream.command import CommandSink
 from drsn_edge.stream.counters import Latencies
 from drsn_edge.stream.decide import Decider
+from drsn_edge.stream.flight import Flight, Infer, Pilot
 from drsn_edge.stream.outbox import LineSink
 from drsn_edge.stream.outputs import Outputs
 from drsn_edge.stream.quality import examine
@@ -19,8 +19,6 @@ from drsn_edge.stream.sensor import Row, Sensor
 from drsn_edge.stream.source import Clock
 from drsn_edge.stream.state import StateFile
 from drsn_edge.stream.timeline import iso
-
-Infer = Callable[[NDArray[np.float32]], Mapping[str, NDArray[Any]]]
 
 _JUMP_S = 0.5  # the wall clock against the steady one
 _WAIT_S = 0.2  # for more samples, at most: signals and files are looked at as often
@@ -42,6 +40,8 @@ class Stream:
         state: State file; None without.
         clock: What time it is.
         real_time: Never wait for decisions or consumers.
+        ahead: Infer a batch in a thread, while the decisions of the one before it are written and the next is cut. Not
+            in real time: there no decision may wait.
         on_record: Called with every record.
 
     Attributes:
@@ -64,16 +64,20 @@ class Stream:
         state: StateFile | None = None,
         clock: Clock | None = None,
         real_time: bool = False,
+        ahead: bool = False,
         on_record: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> None:
         self.sensors, self.sinks, self.commands = list(sensors), list(sinks), list(commands)
         self.batches = self.windows = self.clock_jumps = 0
         self.infer_s = 0.0
-        self._infer = infer
         self._outputs = Outputs(sinks, commands, on_record)
         self._decider = Decider(labels, temperature=temperature, outputs=self._outputs, real_time=real_time)
         self._state, self._clock, self._real_time = state, clock or Clock(), real_time
+        self._pilot = Pilot(infer, self._clock, ahead=ahead and not real_time)
+        self._flight: Flight | None = None
         self._batch = np.zeros((max_batch, *contract.shape), np.float32)
+        # One is in the network while the other is filled.
+        self._other = np.zeros_like(self._batch) if self._pilot.ahead else self._batch
         self._rows: list[Row] = []
         self._lingered = False
         self._offset = self._clock.wall() - self._clock.steady()
@@ -91,18 +95,21 @@ class Stream:
             stop: Asked in every turn.
             idle_exit_s: End when nothing has come for so long.
         """
-        while not stop() and not self._abandoned:
-            moved = self.turn()
-            now = self._clock.steady()
-            if moved:
-                self._quiet_since = now
-                continue
-            if all(sensor.done for sensor in self.sensors):
-                break
-            if idle_exit_s is not None and now - self._quiet_since > idle_exit_s:
-                break
-            self._wait(_IDLE_FLUSH_S if self._rows else _WAIT_S)
-        self._finish()
+        try:
+            while not stop() and not self._abandoned:
+                moved = self.turn()
+                now = self._clock.steady()
+                if moved:
+                    self._quiet_since = now
+                    continue
+                if all(sensor.done for sensor in self.sensors):
+                    break
+                if idle_exit_s is not None and now - self._quiet_since > idle_exit_s:
+                    break
+                self._wait(_IDLE_FLUSH_S if self._rows else _WAIT_S)
+            self._finish()
+        finally:
+            self._pilot.close()
 
     def turn(self) -> bool:
         """One turn; whether anything came or was decided."""
@@ -111,15 +118,23 @@ class Stream:
         moved = False
         for sensor in self.sensors:
             moved |= sensor.fill(steady, wall)
-        cut = self._cut()
-        if self._rows and (self._real_time or len(self._rows) == len(self._batch) or self._dry(moved=moved or cut)):
-            self._decide()
+        moved |= self._cut()
+        if self._rows and (self._real_time or len(self._rows) == len(self._batch)):
+            self._ask()
             moved = True
-        self._tell()
-        self._flush()
-        if self._state is not None and not self._rows:
+        elif self._flight is not None and (self._flight.answer.done() or not moved):
+            self._decide()
+            self._lingered, moved = False, True
+        elif self._rows and self._dry(moved=moved):
+            self._ask()
+            moved = True
+        if self._state is not None and not self._rows and self._state.due(steady):
+            self._decide()  # of what was cut, all has to be known
+            self._put_out()
             self._state.write(self.sensors, self.sinks, steady, wall)
-        return moved or cut
+        else:
+            self._put_out()
+        return moved
 
     def _dry(self, *, moved: bool) -> bool:
         """Whether a batch that is not full need not wait any longer."""
@@ -150,21 +165,33 @@ class Stream:
         self._rows += [next(windows[index]) for index in turns]
         return bool(turns)
 
+    def _ask(self) -> None:
+        """The network about the batch; what it said of the one before is decided meanwhile."""
+        x = self._batch[: len(self._rows)]
+        found = examine(x, [sensor.full_scale for sensor, *_ in self._rows])
+        flight = self._pilot.start(self._rows, x, found)
+        self._rows = []
+        self._decide()
+        self._batch, self._other = self._other, self._batch
+        self._flight = flight
+        if not self._pilot.ahead:
+            self._decide()
+
     def _decide(self) -> None:
-        rows, x = self._rows, self._batch[: len(self._rows)]
-        found = examine(x, [sensor.full_scale for sensor, *_ in rows])
-        good = np.flatnonzero(found.good)
-        outputs: Mapping[str, NDArray[Any]] = {}
-        began = self._clock.steady()
-        if len(good):
-            outputs = self._infer(x if len(good) == len(x) else x[good])
-            self.batches += 1
-            self.windows += len(good)
-        now = self._clock.steady()
-        self.infer_s += now - began
+        """What the network was asked last; waits for its answer."""
+        flight, self._flight = self._flight, None
+        if flight is None:
+            return
+        answer = flight.answer.result()
+        self.batches += answer.windows > 0
+        self.windows += answer.windows
+        self.infer_s += answer.ended - answer.began
         self._decider.offset = self._offset
-        self._decider.decide(rows, found, outputs, now)
-        rows.clear()
+        self._decider.decide(flight.rows, flight.found, answer.outputs, answer.ended)
+
+    def _put_out(self) -> None:
+        self._tell()
+        self._flush()
 
     def _tell(self) -> None:
         for sensor in self.sensors:
@@ -196,10 +223,9 @@ class Stream:
 
     def _finish(self) -> None:
         """Decide what was cut; write down where everything is."""
-        if self._rows:
-            self._decide()
-        while self._cut():
-            self._decide()
+        while self._rows or self._cut():
+            self._ask()
+        self._decide()
         self._tell()
         for sink in self.sinks:
             sink.flush(self._clock.steady(), wait=True)

@@ -56,11 +56,15 @@ class StateFile:
                 )  # fmt: skip
         return value
 
+    def due(self, steady: float) -> bool:
+        """Whether it is time to write it."""
+        return steady >= self._next
+
     def write(
         self, sensors: Sequence[Sensor], sinks: Sequence[LineSink], steady: float, wall: float, *, now: bool = False
     ) -> None:
         """Write it if it is time to and nothing waits."""
-        if steady < self._next and not now:
+        if not self.due(steady) and not now:
             return
         if not all(sensor.settled for sensor in sensors) or not all(sink.settled or sink.error for sink in sinks):
             return

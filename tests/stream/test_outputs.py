@@ -74,7 +74,7 @@ def play(tmp_path: Path, hands: Any, contract: SignalContract) -> Callable[..., 
             "zero_share": shares,
         }
 
-    def run(batch: int, suffix: str = ".npy") -> Played:
+    def run(batch: int, suffix: str = ".npy", *, ahead: bool = False) -> Played:
         specs = parse_sources([f"s{index}={tmp_path}/s{index}{suffix},rate=1000" for index in range(3)])
         smoothing = SmoothingOptions(normal=("low",), min_confidence=0.6)
         sensors = [
@@ -90,7 +90,7 @@ def play(tmp_path: Path, hands: Any, contract: SignalContract) -> Callable[..., 
         told: list[Any] = []
         stream = Stream(
             sensors, infer, contract=contract, labels=("low", "hé\"", "c"), temperature=1.3, max_batch=batch,
-            sinks=(events, alarms), clock=hands, on_record=told.append,
+            sinks=(events, alarms), clock=hands, ahead=ahead, on_record=told.append,
         )  # fmt: skip
         stream.run()
         lines = (tmp_path / "e.jsonl").read_text().splitlines()
@@ -110,6 +110,7 @@ def test_batches_say_what_single_windows_say(play: Callable[..., Played]) -> Non
     lines, alarms, counters = play(1)
     assert play(17) == (lines, alarms, counters)
     assert play(64) == (lines, alarms, counters)
+    assert play(17, ahead=True) == (lines, alarms, counters)
     items = [json.loads(line) for line in lines]
     kinds = {(item["kind"], item["event"]) for item in items if item["type"] == "alarm"}
     assert kinds >= {("drift", "raised"), ("input", "raised"), ("input", "cleared"), ("state", "raised")}
@@ -124,4 +125,6 @@ def test_batches_say_what_single_windows_say(play: Callable[..., Played]) -> Non
 @pytest.mark.parametrize("batch", [2, 7, 8, 17, 64])
 def test_a_batch_that_reaches_across_a_gap_remembers_nothing_across_it(play: Callable[..., Played], batch: int) -> None:
     """Recordings in a folder: windows before the end of one may be decided long after the next has been opened."""
-    assert play(batch, "") == play(1, "")
+    alone = play(1, "")
+    assert play(batch, "") == alone
+    assert play(batch, "", ahead=True) == alone
