@@ -14,8 +14,9 @@ optimisation off, FP32 between the integers: what differs is the quantizer alone
     ModelOpt default, max          modelopt.onnx.quantization as it comes (entropy), and with max; in an environment of
                                    its own that is made in `--modelopt DIR` and kept there. Where it cannot be made,
                                    `not_measured` says why
-    QAT                            run folders of `train --init RUN --qat`, named as those of --runs (`--qat-runs DIR`),
-                                   with the plan and the scales that they were trained with
+    QAT, QAT 25/25                 run folders of `train --init RUN --qat`, named as those of --runs (`--qat-runs DIR`,
+                                   `--qat-first-runs DIR`: with --quantize-first), with the plan and the scales that
+                                   they were trained with
     fine-tuned FP32                a control, run folders named likewise (`--control-runs DIR`), against the original
 
     python -m benchmarks.int8_quality --runs DIR --data cwru:../shared/data/cwru [--draws 200] [--quick] [--json]
@@ -286,6 +287,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, required=True, help="folder of run folders, the seeds")
     parser.add_argument("--qat-runs", type=Path, help="run folders of the same names, after QAT")
+    parser.add_argument("--qat-first-runs", type=Path, help="likewise, the first convolution in int8 too")
     parser.add_argument("--control-runs", type=Path, help="run folders of the same names, trained on in FP32")
     parser.add_argument("--modelopt", type=Path, help="folder of an environment with ModelOpt; made if it is not there")
     parser.add_argument("--data", default="cwru:../shared/data/cwru")
@@ -296,7 +298,8 @@ def main() -> None:
     args = parser.parse_args()
     draws = 10 if args.quick else args.draws
     others = (
-        ("QAT", "--qat-runs DIR", args.qat_runs), ("fine-tuned FP32", "--control-runs DIR", args.control_runs)
+        ("QAT", "--qat-runs DIR", args.qat_runs), ("QAT 25/25", "--qat-first-runs DIR", args.qat_first_runs),
+        ("fine-tuned FP32", "--control-runs DIR", args.control_runs),
     )  # fmt: skip
     began = time.perf_counter()
     runs: dict[str, Any] = {}

@@ -47,23 +47,26 @@ def test_every_row_of_the_quality_of_int8_in_miniature(workshop: Any, tmp_path: 
     """ModelOpt's environment is one that cannot import it: the document says so instead of the row."""
     from drsn_edge.pipeline.train import train
 
-    names = ("runs", "qat", "control")
-    for name in names[::2]:
+    names = {"runs": "runs", "qat": "qat-runs", "first": "qat-first-runs", "control": "control-runs"}
+    for name in ("runs", "control"):
         shutil.copytree(workshop.run, tmp_path / name / "tiny")
         (tmp_path / name / "tiny" / "scores.json").write_text("{}")
-    train(workshop.data, out=tmp_path / "qat" / "tiny", init=workshop.run, qat=True, epochs=1)
+    for name, first in (("qat", False), ("first", True)):
+        train(
+            workshop.data, out=tmp_path / name / "tiny", init=workshop.run, qat=True, quantize_first=first, epochs=1
+        )  # fmt: skip
     broken = tmp_path / "modelopt" / "bin"
     broken.mkdir(parents=True)
     (broken / "python").write_text("#!/bin/sh\necho 'No module named modelopt' >&2\nexit 1\n")
     (broken / "python").chmod(0o755)
-    folders = [f"--{name.replace('control', 'control-runs').replace('qat', 'qat-runs')}" for name in names]
-    arguments = [part for flag, name in zip(folders, names, strict=True) for part in (flag, str(tmp_path / name))]
+    arguments = [part for name, flag in names.items() for part in (f"--{flag}", str(tmp_path / name))]
     arguments += ["--modelopt", str(tmp_path / "modelopt"), "--data", workshop.data, "--windows", "96"]
     value, _ = benchmark("int8_quality", *arguments, "--draws", "2", "--json")
     rows = {row["row"]: row for row in value["rows"]}
-    assert {"FP32", "drsn-edge learned", "ORT default, minmax", "QAT", "fine-tuned FP32"} <= {*rows}
+    assert {"FP32", "drsn-edge learned", "ORT default, minmax", "QAT", "QAT 25/25", "fine-tuned FP32"} <= {*rows}
     assert rows["FP32"]["int8"].startswith("0/")
     assert rows["QAT"]["int8"] == rows["drsn-edge learned"]["int8"]
+    assert rows["QAT 25/25"]["int8"] == rows["drsn-edge learned 25/25"]["int8"]
     assert set(rows["fine-tuned FP32"]["changed"].values()) == {0.0}, "the control is a copy of the original here"
     assert "No module named modelopt" in value["not_measured"]["ModelOpt"]
     assert value["widths"] == [4, 6]
