@@ -1,7 +1,7 @@
 """Run every benchmark of this folder, one after the other: `python -m benchmarks [NAME ...]`.
 
 Each prints a table for people and then one JSON document; arguments of its own are given when it is run alone,
-`python -m benchmarks.NAME --help`.
+`python -m benchmarks.NAME --help`. Those that cannot do without (trained networks, say) are passed over, and named.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 
 from drsn_edge.errors import MissingDevice
+
+USAGE = 2  # argparse's exit code
 
 
 def main() -> int:
@@ -26,6 +28,8 @@ def main() -> int:
         code = subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=False).returncode
         if code == MissingDevice.exit_code:
             print(f"== {name}: not measured, see above", flush=True)
+        elif code == USAGE and not sys.argv[1:]:
+            print(f"== {name}: not measured, it needs arguments: python -m benchmarks.{name} --help", flush=True)
         elif code:
             return code
     return 0
