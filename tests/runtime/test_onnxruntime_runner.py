@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -241,3 +243,48 @@ def test_explicit_rounding_casts_survive(
     ]
     weights = {"a": a.astype(np.float32), "b": b.astype(np.float32)}
     np.testing.assert_array_equal(run(graph(nodes, weights), x, optimise=optimise), half_chain(x, a, b))
+
+
+VARIED = """
+import sys
+import numpy as np
+from drsn_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
+
+def own_mb():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("RssAnon")) / 1024
+
+draw = np.random.default_rng(3)
+x = draw.standard_normal((64, 1, 2048)).astype(np.float32)
+with OnnxRuntimeRunner(sys.argv[1], optimise=True) as runner:
+    for turn in range(40):
+        for _ in range(3):
+            runner.run({"window": x})
+        if turn == 0:
+            before = own_mb()
+        runner.run({"window": x[: draw.integers(1, 64)]})
+    print(own_mb() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux for its memory")
+def test_memory_does_not_step_when_batch_sizes_come_up_again(tmp_path: Path) -> None:
+    """With ONNX Runtime's memory patterns it grew by 5 to 6 MB: once in a day of streaming, and for good."""
+    pytest.importorskip("torch", reason="the network is made with PyTorch")
+    from drsn_edge.exporters.precision import with_telemetry
+    from drsn_edge.exporters.torch_graph import export_network
+    from drsn_edge.model.config import NetworkConfig
+    from drsn_edge.model.network import Network
+    from drsn_edge.signals.contract import SignalContract
+
+    contract = SignalContract(sample_rate_hz=12_000.0, window=2048)
+    network = Network(NetworkConfig.preset("paper", model="drsn-cw", classes=10), contract).eval()
+    labels = tuple(f"class-{index}" for index in range(10))
+    plain = export_network(network, contract=contract, labels=labels).to_bytes()
+    (tmp_path / "a.onnx").write_bytes(with_telemetry(plain))
+    done = subprocess.run(
+        [sys.executable, "-c", VARIED, str(tmp_path / "a.onnx")], capture_output=True, text=True, check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert -1 < float(done.stdout) < 2.5
