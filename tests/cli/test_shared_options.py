@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -317,6 +317,15 @@ def test_one_document_on_stdout_even_when_a_result_is_out_of_tolerance(
     assert (tmp_path / "b.drsn" / "manifest.json").is_file()
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """As at a prompt: what a script starts in its background is born deaf to SIGINT, and so would the tests be."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_command_that_is_stopped_clears_up(number: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from drsn_edge.files import new_folder
