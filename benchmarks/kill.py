@@ -63,7 +63,7 @@ def export_of(folder: Path) -> Callable[[Path], None]:
     options = ExportOptions(precisions=("fp32", "fp16"), engines=(), report=False)
 
     def run(path: Path) -> None:
-        torch.manual_seed(int.from_bytes(os.urandom(4)))
+        torch.manual_seed(int.from_bytes(os.urandom(4), "big"))
         network = Network(NetworkConfig("drsn-cw", classes=3, widths=(4, 6), units=(1, 1)), CONTRACT)
         torch.save(network.state_dict(), folder / "net.pt")
         export(folder / "net.pt", out=path, config=folder / "net.json", options=options, force=True)
