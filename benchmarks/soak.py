@@ -130,7 +130,7 @@ def play(process: subprocess.Popen[bytes], bare: Bare, watch: Watch, gate: threa
         start = time.monotonic()
         gate.set()
         while process.poll() is None and time.monotonic() - start < args.round:
-            time.sleep(0.2 if args.quick else 1.0)
+            time.sleep(min(1.0, args.round / 10))
             watch.look()
         gate.clear()
         if process.poll() is None:
@@ -197,7 +197,8 @@ def soak(bundle: Bundle, args: argparse.Namespace, folder: Path) -> dict[str, An
         "bare_windows_per_s": bare.windows / bare.seconds,
         "bare_slots": [len(bare.speeds), min(bare.speeds), float(np.median(bare.speeds)), max(bare.speeds)],
         "throughput_share": result["windows"] / active / (bare.windows / bare.seconds),
-        "cpu_share": result["windows"] / cpu_s / (bare.windows / bare.cpu_s),
+        # None: over before it was looked at twice.
+        "cpu_share": result["windows"] / cpu_s / (bare.windows / bare.cpu_s) if cpu_s else None,
         "cpu_us_per_window": [1e6 * cpu_s / result["windows"], 1e6 * bare.cpu_s / bare.windows],
         "start_cpu_s": start_cpu_s,
         "feed_cpu_s": feed_cpu,
