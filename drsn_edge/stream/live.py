@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import errno
 import os
 import socket
@@ -104,9 +105,9 @@ class RawSource(Source):
         if self._once and self._been_here:
             self.ended = True
 
+    @abc.abstractmethod
     def _read(self, size: int) -> bytes | None:
         """Bytes, None where there are none now, `b""` where the other side has closed."""
-        raise NotImplementedError
 
 
 class StdinSource(RawSource):

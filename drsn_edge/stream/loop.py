@@ -130,10 +130,10 @@ class Stream:
             moved = True
         if self._state is not None and not self._rows and self._state.due(steady):
             self._decide()  # of what was cut, all has to be known
-            self._put_out()
+        self._tell()
+        self._flush()
+        if self._state is not None and not self._rows:
             self._state.write(self.sensors, self.sinks, steady, wall)
-        else:
-            self._put_out()
         return moved
 
     def _dry(self, *, moved: bool) -> bool:
@@ -188,10 +188,6 @@ class Stream:
         self.infer_s += answer.ended - answer.began
         self._decider.offset = self._offset
         self._decider.decide(flight.rows, flight.found, answer.outputs, answer.ended)
-
-    def _put_out(self) -> None:
-        self._tell()
-        self._flush()
 
     def _tell(self) -> None:
         for sensor in self.sensors:

@@ -14,7 +14,11 @@ from drsn_edge.stream.smoothing import Smoother, SmoothingOptions
 from drsn_edge.stream.source import Clock, Source
 from drsn_edge.stream.spec import SourceSpec
 
-_RAW = {"pipe": PipeSource, "stdin": StdinSource, "tcp": TcpSource}
+_RAW: dict[str, type[PipeSource | StdinSource | TcpSource]] = {
+    "pipe": PipeSource,
+    "stdin": StdinSource,
+    "tcp": TcpSource,
+}
 
 
 def open_source(
